@@ -1,0 +1,5 @@
+//! forq runs LLM-agent work the way Gunicorn runs web requests.
+
+pub mod handler;
+pub mod protocol;
+pub mod task;
