@@ -3,3 +3,5 @@
 pub mod handler;
 pub mod protocol;
 pub mod task;
+
+mod broker;

@@ -2,7 +2,13 @@
 //!
 //! * [`control`]: clients and broker; length-framed JSON, since a client and a daemon may differ
 //!   in age.
-//! * [`frame`]: the length prefix and its limits, for both kinds of socket.
+//! * [`link`]: broker and workers; length-framed bincode.
+//! * [`lifeline`]: master and children; bincode, a message a packet.
+//! * [`frame`]: the length prefix and its limits.
+//! * [`codec`]: bincode, in one place.
 
+pub mod codec;
 pub mod control;
 pub mod frame;
+pub mod lifeline;
+pub mod link;

@@ -1,0 +1,410 @@
+//! Which task runs next: pure.
+//!
+//! Two questions, two rules.
+//!
+//! 1. Which queue? The one whose best ready priority is highest; among equals they take turns by
+//!    weight. A queue that has ready tasks and is not served rises by one level every
+//!    [`AGEING_MS`], so after at most `(10 - priority) × 30 s` it is ahead of everything.
+//! 2. Which of its tasks? Each task counts as if it had become ready `priority × 30 s` earlier
+//!    than it did; the earliest goes first. So a task is overtaken only by tasks that are `d`
+//!    levels above it and became ready less than `d × 30 s` after it: 270 s at the most.
+//!
+//! Memory holds a window of each queue and priority, never all of it: the tasks up to its
+//! `horizon`. Past that they are on disk, and a [`Need`] asks for the next of them.
+
+use std::collections::BTreeMap;
+
+use super::store::{Ord, Ready};
+use crate::protocol::link::Seq;
+use crate::task::PRIORITIES;
+
+/// How long a task waits until it counts as one priority higher.
+pub(crate) const AGEING_MS: i64 = 30_000;
+/// Ready tasks that memory holds of one queue and priority.
+pub(crate) const WINDOW_TASKS_MAX: usize = 8192;
+/// Below this many, more are asked for.
+const WINDOW_TASKS_LOW: usize = WINDOW_TASKS_MAX / 4;
+/// A turn of a queue with weight 1; divisible by every weight worth having.
+const TURN: u64 = 1 << 20;
+
+/// All queues.
+#[derive(Debug, Default)]
+pub(crate) struct Queues {
+    queues: BTreeMap<String, Queue>,
+    settings: BTreeMap<String, Settings>,
+    all_paused: bool,
+    /// The turn that was served last: a queue that was empty starts from here.
+    turn: u64,
+}
+
+/// What the configuration says of a queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) weight: u32,
+    pub(crate) max_running: Option<u32>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { weight: 1, max_running: None }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    groups: [Group; PRIORITIES],
+    settings: Settings,
+    running: u32,
+    paused: bool,
+    /// Counts up with each task served, by less for a greater weight.
+    turn: u64,
+    served_at_ms: i64,
+}
+
+/// The ready tasks of one priority of one queue.
+#[derive(Debug, Default)]
+struct Group {
+    window: BTreeMap<Ord, Slot>,
+    /// `Some`: there are more on disk, after this place.
+    horizon: Option<Ord>,
+    asked: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    seq: Seq,
+    solo: bool,
+}
+
+/// A window that runs low: ask the store for the tasks after `after`.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Need {
+    pub(crate) queue: String,
+    pub(crate) priority: u8,
+    pub(crate) after: Ord,
+    pub(crate) limit: u32,
+}
+
+impl Queues {
+    /// Empty queues under these settings.
+    pub(crate) fn new(settings: BTreeMap<String, Settings>) -> Self {
+        Self { settings, ..Self::default() }
+    }
+
+    fn queue(&mut self, name: &str) -> &mut Queue {
+        // Looked up twice rather than copied each time: almost always it is there.
+        if !self.queues.contains_key(name) {
+            let settings = self.settings.get(name).copied().unwrap_or_default();
+            let queue = Queue { settings, turn: self.turn, ..Queue::default() };
+            self.queues.insert(name.to_owned(), queue);
+        }
+        self.queues.entry(name.to_owned()).or_default()
+    }
+
+    /// Says that the store has ready tasks of this queue and priority which memory has not seen.
+    pub(crate) fn known_on_disk(&mut self, queue: &str, priority: u8) {
+        self.queue(queue).groups[usize::from(priority)].horizon = Some(Ord::MIN);
+    }
+
+    /// Takes in a task that became ready.
+    pub(crate) fn push(&mut self, ready: &Ready) {
+        let turn = self.turn;
+        let queue = self.queue(&ready.queue);
+        if queue.is_empty() {
+            // No credit is saved up while there is nothing to do.
+            queue.turn = queue.turn.max(turn);
+            queue.served_at_ms = 0;
+        }
+        let group = &mut queue.groups[usize::from(ready.priority)];
+        if group.horizon.is_some_and(|horizon| ready.ord > horizon) {
+            return;
+        }
+        group.window.insert(ready.ord, Slot { seq: ready.seq, solo: ready.solo });
+        if group.window.len() > WINDOW_TASKS_MAX {
+            group.window.pop_last();
+            group.horizon = group.window.last_key_value().map(|(ord, _)| *ord);
+        }
+    }
+
+    /// Takes in what the store had after a [`Need`]'s place.
+    pub(crate) fn refilled(&mut self, need: &Need, found: &[Ready]) {
+        let group = &mut self.queue(&need.queue).groups[usize::from(need.priority)];
+        group.asked = false;
+        for ready in found {
+            group.window.insert(ready.ord, Slot { seq: ready.seq, solo: ready.solo });
+        }
+        group.horizon = match found.last() {
+            Some(last) if found.len() == need.limit as usize => Some(last.ord),
+            _ => None,
+        };
+    }
+
+    /// The windows that run low; each is told once until it is [`refilled`](Self::refilled).
+    pub(crate) fn needs(&mut self) -> Vec<Need> {
+        let mut needs = Vec::new();
+        for (name, queue) in &mut self.queues {
+            for (priority, group) in (0..).zip(&mut queue.groups) {
+                let Some(after) = group.horizon else { continue };
+                if group.asked || group.window.len() >= WINDOW_TASKS_LOW {
+                    continue;
+                }
+                group.asked = true;
+                let limit = (WINDOW_TASKS_MAX / 2) as u32;
+                needs.push(Need { queue: name.clone(), priority, after, limit });
+            }
+        }
+        needs
+    }
+
+    /// Takes the task that runs next, and counts it as running; `None` if none may.
+    pub(crate) fn pop(&mut self, now_ms: i64) -> Option<Ready> {
+        if self.all_paused {
+            return None;
+        }
+        let (name, queue) = self
+            .queues
+            .iter_mut()
+            .filter(|(_, queue)| queue.may_run())
+            .max_by_key(|(_, queue)| (queue.level(now_ms), std::cmp::Reverse(queue.turn)))?;
+        let (priority, ord, slot) = queue.pop_first()?;
+        queue.running += 1;
+        queue.served_at_ms = now_ms;
+        queue.turn += TURN / u64::from(queue.settings.weight.max(1));
+        self.turn = self.turn.max(queue.turn.saturating_sub(TURN));
+        let priority = priority as u8;
+        Some(Ready { queue: name.clone(), priority, ord, seq: slot.seq, solo: slot.solo })
+    }
+
+    /// Puts back a task that was taken and not started.
+    pub(crate) fn put_back(&mut self, ready: &Ready) {
+        self.ended(&ready.queue);
+        self.push(ready);
+    }
+
+    /// Counts a task of this queue that runs already (in a worker that outlived a broker).
+    pub(crate) fn runs(&mut self, queue: &str) {
+        self.queue(queue).running += 1;
+    }
+
+    /// Counts one running task less.
+    pub(crate) fn ended(&mut self, name: &str) {
+        if let Some(queue) = self.queues.get_mut(name) {
+            queue.running = queue.running.saturating_sub(1);
+            // Names come from strangers: what is empty is forgotten.
+            if queue.running == 0 && queue.is_empty() && !queue.paused {
+                self.queues.remove(name);
+            }
+        }
+    }
+
+    /// Stops or starts dispatch from one queue, or from all.
+    pub(crate) fn pause(&mut self, queue: Option<&str>, paused: bool) {
+        match queue {
+            Some(name) => self.queue(name).paused = paused,
+            None => {
+                self.all_paused = paused;
+                // To resume all is to resume each.
+                self.queues.values_mut().filter(|_| !paused).for_each(|queue| queue.paused = false);
+            }
+        }
+    }
+
+    /// Whether dispatch from this queue is stopped.
+    pub(crate) fn is_paused(&self, queue: &str) -> bool {
+        self.all_paused || self.queues.get(queue).is_some_and(|queue| queue.paused)
+    }
+
+    /// Whether all dispatch is stopped.
+    pub(crate) fn all_paused(&self) -> bool {
+        self.all_paused
+    }
+
+    /// The queues that are paused by name.
+    pub(crate) fn paused(&self) -> impl Iterator<Item = &str> {
+        self.queues.iter().filter(|(_, queue)| queue.paused).map(|(name, _)| name.as_str())
+    }
+
+    /// What the configuration says of a queue.
+    pub(crate) fn settings(&self, queue: &str) -> Settings {
+        self.settings.get(queue).copied().unwrap_or_default()
+    }
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.groups.iter().all(|group| group.window.is_empty() && group.horizon.is_none())
+    }
+
+    fn may_run(&self) -> bool {
+        !self.paused
+            && self.settings.max_running.is_none_or(|max_running| self.running < max_running)
+            && self.groups.iter().any(|group| !group.window.is_empty())
+    }
+
+    /// Its best priority, raised by the time for which it was not served.
+    fn level(&self, now_ms: i64) -> i64 {
+        let best = self.groups.iter().rposition(|group| !group.window.is_empty()).unwrap_or(0);
+        let oldest_us = self.groups.iter().filter_map(Group::first).min().unwrap_or(0);
+        let waits_since_ms = self.served_at_ms.max(oldest_us / 1000);
+        best as i64 + (now_ms - waits_since_ms).max(0) / AGEING_MS
+    }
+
+    fn pop_first(&mut self) -> Option<(usize, Ord, Slot)> {
+        let head_start_us = |priority: usize| priority as i64 * AGEING_MS * 1000;
+        let (_, priority) = self
+            .groups
+            .iter()
+            .enumerate()
+            .filter_map(|(priority, group)| {
+                Some((group.first()? - head_start_us(priority), priority))
+            })
+            .min()?;
+        let (ord, slot) = self.groups[priority].window.pop_first()?;
+        Some((priority, ord, slot))
+    }
+}
+
+impl Group {
+    fn first(&self) -> Option<Ord> {
+        self.window.first_key_value().map(|(ord, _)| *ord)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ready(queue: &str, priority: u8, at_ms: i64, seq: Seq) -> Ready {
+        // Each seq at its own microsecond, as the store does it.
+        Ready { queue: queue.into(), priority, ord: at_ms * 1000 + seq, seq, solo: false }
+    }
+
+    fn drain(queues: &mut Queues, now_ms: i64) -> Vec<Seq> {
+        std::iter::from_fn(|| {
+            let next = queues.pop(now_ms)?;
+            queues.ended(&next.queue);
+            Some(next.seq)
+        })
+        .collect()
+    }
+
+    #[test]
+    fn higher_priority_first_then_the_older() {
+        let mut queues = Queues::default();
+        for (priority, seq) in [(5, 1), (0, 2), (9, 3), (5, 4)] {
+            queues.push(&ready("default", priority, 1000, seq));
+        }
+        assert_eq!(drain(&mut queues, 1000), [3, 1, 4, 2]);
+    }
+
+    #[test]
+    fn a_low_task_is_overtaken_for_270_seconds_at_most() {
+        let mut queues = Queues::default();
+        queues.push(&ready("default", 0, 0, 1));
+        queues.push(&ready("default", 9, 269_000, 2));
+        queues.push(&ready("default", 9, 271_000, 3));
+        assert_eq!(drain(&mut queues, 271_000), [2, 1, 3]);
+    }
+
+    #[test]
+    fn a_starved_queue_is_ahead_of_everything_in_time() {
+        let mut queues = Queues::default();
+        queues.push(&ready("low", 0, 0, 1));
+        let (mut now_ms, mut seq) = (0, 1);
+        let waited_ms = loop {
+            seq += 1;
+            queues.push(&ready("high", 9, now_ms, seq));
+            let next = queues.pop(now_ms).unwrap();
+            queues.ended(&next.queue);
+            if next.seq == 1 {
+                break now_ms;
+            }
+            now_ms += 1000;
+        };
+        assert!(waited_ms <= 10 * AGEING_MS, "{waited_ms} ms");
+    }
+
+    #[test]
+    fn queues_take_turns_by_weight() {
+        let heavy = Settings { weight: 3, max_running: None };
+        let mut queues = Queues::new(BTreeMap::from([("heavy".to_owned(), heavy)]));
+        for seq in 0..400 {
+            queues.push(&ready("heavy", 5, 0, seq));
+            queues.push(&ready("light", 5, 0, 1000 + seq));
+        }
+        let first: Vec<_> = (0..100).filter_map(|_| queues.pop(0)).collect();
+        let heavy = first.iter().filter(|next| next.queue == "heavy").count();
+        assert!((74..=76).contains(&heavy), "{heavy} of 100");
+    }
+
+    #[test]
+    fn a_tenant_with_a_backlog_delays_another_by_its_share_only() {
+        let mut queues = Queues::default();
+        for seq in 0..5000 {
+            queues.push(&ready("many", 5, 0, seq));
+        }
+        let now_ms = 600_000;
+        (0..1000).for_each(|_| drop(queues.pop(now_ms)));
+        for seq in 0..10 {
+            queues.push(&ready("few", 5, now_ms, 10_000 + seq));
+        }
+        let next: Vec<_> = (0..20).filter_map(|_| queues.pop(now_ms)).collect();
+        let few = next.iter().filter(|next| next.queue == "few").count();
+        assert!(few >= 9, "{few} of 10 within 20 turns");
+    }
+
+    #[test]
+    fn max_running_and_pause_hold() {
+        let one = Settings { weight: 1, max_running: Some(1) };
+        let mut queues = Queues::new(BTreeMap::from([("narrow".to_owned(), one)]));
+        queues.push(&ready("narrow", 5, 0, 1));
+        queues.push(&ready("narrow", 5, 0, 2));
+        assert_eq!(queues.pop(0).unwrap().seq, 1);
+        assert_eq!(queues.pop(0), None);
+        queues.ended("narrow");
+        queues.pause(Some("narrow"), true);
+        assert_eq!(queues.pop(0), None);
+        queues.pause(None, false);
+        assert_eq!(queues.pop(0).unwrap().seq, 2);
+    }
+
+    proptest! {
+        /// Against a model with everything in memory: whatever the window does, each task comes
+        /// out once, and in the order of its queue and priority.
+        #[test]
+        fn the_window_loses_nothing(
+            count in 1usize..3 * WINDOW_TASKS_MAX,
+            takes in prop::collection::vec(1usize..4000, 1..12),
+        ) {
+            let mut queues = Queues::default();
+            let mut disk: BTreeMap<Ord, Ready> = BTreeMap::new();
+            for seq in 0..count as i64 {
+                let ready = ready("default", 5, 0, seq);
+                queues.push(&ready);
+                disk.insert(ready.ord, ready);
+            }
+            let mut seen = Vec::new();
+            let mut take = |queues: &mut Queues, disk: &mut BTreeMap<Ord, Ready>, count: usize| {
+                for _ in 0..count {
+                    for need in queues.needs() {
+                        let found: Vec<_> = disk
+                            .range(need.after.saturating_add(1)..)
+                            .take(need.limit as usize)
+                            .map(|(_, ready)| ready.clone())
+                            .collect();
+                        queues.refilled(&need, &found);
+                    }
+                    let Some(next) = queues.pop(0) else { return };
+                    disk.remove(&next.ord);
+                    seen.push(next.seq);
+                }
+            };
+            for count in takes {
+                take(&mut queues, &mut disk, count);
+            }
+            take(&mut queues, &mut disk, usize::MAX);
+            prop_assert_eq!(seen, (0..count as i64).collect::<Vec<_>>());
+        }
+    }
+}

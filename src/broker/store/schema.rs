@@ -1,0 +1,147 @@
+//! The database's shape, its migrations, and what is refused at the door.
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::StoreError;
+
+/// The schema's version, kept in `user_version`.
+pub(crate) const SCHEMA_VERSION: i64 = 1;
+
+/// Inputs up to this size live in the task's own row, which every change of state writes anew;
+/// larger ones lie apart and are written once.
+pub(crate) const INLINE_INPUT_BYTES_MAX: usize = 2048;
+
+/// How many unread pages the log may have before they are copied into the database.
+const CHECKPOINT_PAGES: u32 = 4000;
+
+/// Each migration brings the version before it to its own; the first makes everything.
+const MIGRATIONS: [&str; SCHEMA_VERSION as usize] = [r"
+CREATE TABLE tasks (
+  seq INTEGER PRIMARY KEY,
+  id BLOB NOT NULL UNIQUE,
+  kind TEXT NOT NULL,
+  queue TEXT NOT NULL,
+  priority INTEGER NOT NULL,
+  state INTEGER NOT NULL,          -- 0 queued 1 running 2 scheduled 3 blocked 4 succeeded 5 failed 6 cancelled
+  lane TEXT,                       -- 'l:NAME', or 's:NAME' for a session
+  key TEXT,
+  ord INTEGER NOT NULL,            -- place among the ready ones, microseconds
+  due_at INTEGER,                  -- times are milliseconds since 1970
+  expires_at INTEGER,
+  timeout_ms INTEGER NOT NULL,
+  max_attempts INTEGER NOT NULL,
+  attempt INTEGER NOT NULL DEFAULT 0,
+  attempt_at_retry INTEGER NOT NULL DEFAULT 0,
+  charged INTEGER NOT NULL DEFAULT 0,
+  suspect INTEGER NOT NULL DEFAULT 0,
+  cancel_asked INTEGER NOT NULL DEFAULT 0,
+  instance INTEGER,
+  serial INTEGER,
+  worker_pid INTEGER,
+  created_at INTEGER NOT NULL,
+  first_started_at INTEGER,
+  started_at INTEGER,
+  finished_at INTEGER,
+  usage_in INTEGER,
+  usage_out INTEGER,
+  input TEXT,                      -- absent if it is in `inputs`
+  output TEXT,
+  error TEXT                       -- JSON of the last attempt's error
+) STRICT;
+CREATE INDEX tasks_ready ON tasks (queue, priority, ord) WHERE state = 0;
+CREATE INDEX tasks_running ON tasks (seq) WHERE state = 1;
+CREATE INDEX tasks_due ON tasks (due_at) WHERE state = 2;
+CREATE INDEX tasks_expiry ON tasks (expires_at) WHERE expires_at IS NOT NULL AND state IN (0, 2, 3);
+CREATE INDEX tasks_lane ON tasks (lane, ord) WHERE lane IS NOT NULL AND state < 4;
+CREATE INDEX tasks_key ON tasks (key) WHERE key IS NOT NULL AND state < 5;
+CREATE INDEX tasks_finished ON tasks (finished_at) WHERE finished_at IS NOT NULL;
+CREATE TABLE inputs (seq INTEGER PRIMARY KEY, input TEXT NOT NULL) STRICT;
+CREATE TABLE attempts (
+  seq INTEGER NOT NULL,
+  attempt INTEGER NOT NULL,
+  started_at INTEGER NOT NULL,
+  ended_at INTEGER NOT NULL,
+  worker_pid INTEGER,
+  outcome TEXT NOT NULL,
+  error TEXT,
+  PRIMARY KEY (seq, attempt)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE paused (queue TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+CREATE TABLE totals (name TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+"];
+
+/// Makes a connection ready to write: write-ahead log, checked version, checked pages after an
+/// unclean end. A database that is damaged or newer is refused and left as it is.
+pub(crate) fn prepare(db: &mut Connection, path: &str, instance: i64) -> Result<(), StoreError> {
+    let refuse = |error: rusqlite::Error| match StoreError::from(error) {
+        StoreError::Full => StoreError::Full,
+        StoreError::Sqlite(error) if error.sqlite_error_code().is_none() => {
+            StoreError::Sqlite(error)
+        }
+        other => StoreError::Fatal(damaged(path, &other.to_string())),
+    };
+    let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(refuse)?;
+    if version > SCHEMA_VERSION {
+        return Err(StoreError::Fatal(newer(path, version)));
+    }
+    db.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).map_err(refuse)?;
+    db.execute_batch(&format!(
+        "PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}; PRAGMA cache_size = -4096;
+         PRAGMA temp_store = MEMORY; PRAGMA journal_size_limit = 67108864;"
+    ))
+    .map_err(refuse)?;
+    if version > 0 && opened_by_another_unclean_end(db, instance).map_err(refuse)? {
+        quick_check(db, path)?;
+    }
+    migrate(db, version).map_err(refuse)?;
+    mark(db, "clean", 0).map_err(refuse)?;
+    mark(db, "instance", instance).map_err(refuse)?;
+    Ok(())
+}
+
+/// Whether the last user of the database was another start of the instance, and did not close it:
+/// a broker's death needs no check, since the kernel kept every page it had written.
+fn opened_by_another_unclean_end(db: &Connection, instance: i64) -> rusqlite::Result<bool> {
+    Ok(read_mark(db, "clean")? != Some(1) && read_mark(db, "instance")? != Some(instance))
+}
+
+fn quick_check(db: &Connection, path: &str) -> Result<(), StoreError> {
+    let verdict: String = db
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(|error| StoreError::Fatal(damaged(path, &error.to_string())))?;
+    if verdict == "ok" { Ok(()) } else { Err(StoreError::Fatal(damaged(path, &verdict))) }
+}
+
+fn migrate(db: &mut Connection, version: i64) -> rusqlite::Result<()> {
+    for (index, migration) in MIGRATIONS.iter().enumerate().skip(version as usize) {
+        let step = db.transaction()?;
+        step.execute_batch(migration)?;
+        step.pragma_update(None, "user_version", index as i64 + 1)?;
+        step.commit()?;
+    }
+    Ok(())
+}
+
+/// Notes a fact about the database itself.
+pub(crate) fn mark(db: &Connection, name: &str, value: i64) -> rusqlite::Result<()> {
+    db.execute("INSERT OR REPLACE INTO meta VALUES (?1, ?2)", (name, value)).map(|_| ())
+}
+
+fn read_mark(db: &Connection, name: &str) -> rusqlite::Result<Option<i64>> {
+    db.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0)).optional()
+}
+
+fn damaged(path: &str, what: &str) -> String {
+    format!(
+        "the database {path} is damaged ({what}); nothing was changed: restore a copy made with \
+         `forq backup`, or move the file away to start with an empty queue"
+    )
+}
+
+fn newer(path: &str, version: i64) -> String {
+    format!(
+        "the database {path} was written by a newer forq (schema {version}, this one knows \
+         {SCHEMA_VERSION}); nothing was changed: start the newer forq, or name another --state-dir"
+    )
+}

@@ -1,0 +1,97 @@
+//! What time moves: delays that are over, tasks that expired, results that are old.
+
+use super::{READY_COLUMNS, Sqlite, ready_of};
+use crate::broker::store::{Due, Moved, StoreError};
+use crate::protocol::link::Seq;
+use crate::task::State;
+
+impl Sqlite {
+    pub(super) fn promote_due(&mut self, now_ms: i64, limit: u32) -> Result<Due, StoreError> {
+        let due = self.seqs(
+            "SELECT seq FROM tasks WHERE state = 2 AND due_at <= ?1 ORDER BY due_at LIMIT ?2",
+            now_ms,
+            limit,
+        )?;
+        let mut moved = Vec::with_capacity(due.len());
+        for seq in due {
+            let ord = self.next_ord();
+            let sql = format!(
+                "UPDATE tasks SET state = 0, ord = ?2 WHERE seq = ?1
+                 RETURNING {READY_COLUMNS}, id"
+            );
+            let (ready, id) = self
+                .db
+                .prepare_cached(&sql)?
+                .query_row((seq, ord), |row| Ok((ready_of(row)?, super::look::id_of(row, 5)?)))?;
+            self.count(&ready.queue, Some(State::Scheduled), State::Queued);
+            moved.push(Moved {
+                seq,
+                id,
+                queue: ready.queue.clone(),
+                state: State::Queued,
+                ready: Some(ready),
+                released: None,
+                due_at_ms: None,
+            });
+        }
+        Ok(Due { moved, next_at_ms: self.next_due()? })
+    }
+
+    pub(super) fn expire_due(&mut self, now_ms: i64, limit: u32) -> Result<Due, StoreError> {
+        let expired = self.seqs(
+            "SELECT seq FROM tasks WHERE expires_at IS NOT NULL AND state IN (0, 2, 3)
+               AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2",
+            now_ms,
+            limit,
+        )?;
+        let mut moved = Vec::with_capacity(expired.len());
+        for seq in expired {
+            moved.push(self.expire_one(seq, now_ms)?);
+        }
+        Ok(Due { moved, next_at_ms: self.next_expiry()? })
+    }
+
+    pub(super) fn prune_some(
+        &mut self,
+        finished_before_ms: i64,
+        limit: u32,
+    ) -> Result<u32, StoreError> {
+        let old = self.seqs(
+            "SELECT seq FROM tasks WHERE finished_at IS NOT NULL AND finished_at < ?1
+             ORDER BY finished_at LIMIT ?2",
+            finished_before_ms,
+            limit,
+        )?;
+        for seq in &old {
+            for sql in [
+                "DELETE FROM tasks WHERE seq = ?1",
+                "DELETE FROM inputs WHERE seq = ?1",
+                "DELETE FROM attempts WHERE seq = ?1",
+            ] {
+                self.db.prepare_cached(sql)?.execute([seq])?;
+            }
+        }
+        Ok(old.len() as u32)
+    }
+
+    fn seqs(&self, sql: &str, time_ms: i64, limit: u32) -> Result<Vec<Seq>, StoreError> {
+        let mut query = self.db.prepare_cached(sql)?;
+        let found = query.query_map((time_ms, limit), |row| row.get(0))?;
+        Ok(found.collect::<Result<_, _>>()?)
+    }
+
+    pub(super) fn next_due(&self) -> Result<Option<i64>, StoreError> {
+        self.least("SELECT min(due_at) FROM tasks WHERE state = 2")
+    }
+
+    pub(super) fn next_expiry(&self) -> Result<Option<i64>, StoreError> {
+        self.least(
+            "SELECT min(expires_at) FROM tasks
+             WHERE expires_at IS NOT NULL AND state IN (0, 2, 3)",
+        )
+    }
+
+    fn least(&self, sql: &str) -> Result<Option<i64>, StoreError> {
+        Ok(self.db.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
+    }
+}

@@ -1,0 +1,213 @@
+//! Submissions: all of one or nothing of it.
+
+use rusqlite::OptionalExtension;
+
+use super::{Sqlite, code};
+use crate::broker::store::schema::INLINE_INPUT_BYTES_MAX;
+use crate::broker::store::{Accepted, Defaults, Insert, Ready, StoreError};
+use crate::protocol::control::{Refusal, RefusalKind};
+use crate::task::{NewTask, PRIORITY_DEFAULT, QUEUE_DEFAULT, State, TaskId};
+
+/// A task in the store whose id or key a new one shares.
+struct Known {
+    id: TaskId,
+    kind: String,
+    input: String,
+    lane: Option<String>,
+    state: State,
+}
+
+impl Sqlite {
+    pub(super) fn insert_all(
+        &mut self,
+        insert: &Insert,
+    ) -> Result<Result<Vec<Accepted>, Refusal>, StoreError> {
+        let waiting: u64 = self.depth.queues.values().map(|counts| counts.waiting()).sum();
+        let full = waiting + insert.tasks.len() as u64 > insert.defaults.max_queued;
+        // A resent submission takes no room: it was accepted before.
+        if full && waiting + self.unknown_ids(&insert.tasks)? > insert.defaults.max_queued {
+            return Ok(Err(queue_full(waiting, insert)));
+        }
+        self.db.prepare_cached("SAVEPOINT submission")?.execute([])?;
+        let depth_before = (insert.tasks.len() > 1).then(|| self.depth.clone());
+        let mut accepted = Vec::with_capacity(insert.tasks.len());
+        for (index, task) in insert.tasks.iter().enumerate() {
+            match self.insert_one(task, &insert.defaults, insert.now_ms)? {
+                Ok(one) => accepted.push(one),
+                Err(refusal) => {
+                    self.db.execute_batch("ROLLBACK TO submission; RELEASE submission")?;
+                    if let Some(depth) = depth_before {
+                        self.depth = depth;
+                    }
+                    return Ok(Err(Refusal { index: Some(index), ..refusal }));
+                }
+            }
+        }
+        self.db.prepare_cached("RELEASE submission")?.execute([])?;
+        Ok(Ok(accepted))
+    }
+
+    fn insert_one(
+        &mut self,
+        task: &NewTask,
+        defaults: &Defaults,
+        now_ms: i64,
+    ) -> Result<Result<Accepted, Refusal>, StoreError> {
+        if let Some(key) = &task.key
+            && let Some(known) = self.known("key = ?1 AND state < 5", key)?
+        {
+            return Ok(same_or_refuse(task, &known, &format!("the key '{key}' belongs to")));
+        }
+        let lane = lane_of(task);
+        let state = self.first_state(task, lane.as_deref(), now_ms)?;
+        let seq = self.last_seq + 1;
+        let ord = self.next_ord();
+        let queue = task.queue.as_deref().unwrap_or(QUEUE_DEFAULT);
+        let priority = task.priority.unwrap_or(PRIORITY_DEFAULT);
+        let input = task.input.get();
+        let inline = (input.len() <= INLINE_INPUT_BYTES_MAX).then_some(input);
+        let inserted = self
+            .db
+            .prepare_cached(
+                "INSERT INTO tasks (seq, id, kind, queue, priority, state, lane, key, ord, due_at,
+                   expires_at, timeout_ms, max_attempts, created_at, input)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+                 ON CONFLICT (id) DO NOTHING",
+            )?
+            .execute(rusqlite::params![
+                seq,
+                task.id.0.as_bytes(),
+                task.kind,
+                queue,
+                priority,
+                code(state),
+                lane,
+                task.key,
+                ord,
+                task.due_at_ms,
+                task.expires_at_ms,
+                i64::try_from(task.timeout_ms.unwrap_or(defaults.timeout_ms)).unwrap_or(i64::MAX),
+                task.max_attempts.unwrap_or(defaults.max_attempts),
+                now_ms,
+                inline,
+            ])?;
+        if inserted == 0 {
+            let Some(known) = self.known("id = ?1", task.id.0.as_bytes())? else {
+                return Err(StoreError::Sqlite(rusqlite::Error::QueryReturnedNoRows));
+            };
+            return Ok(same_or_refuse(task, &known, "this id belongs to"));
+        }
+        self.last_seq = seq;
+        if inline.is_none() {
+            self.db.prepare_cached("INSERT INTO inputs VALUES (?1, ?2)")?.execute((seq, input))?;
+        }
+        self.count(queue, None, state);
+        let ready = (state == State::Queued).then(|| Ready {
+            queue: queue.to_owned(),
+            priority,
+            ord,
+            seq,
+            solo: false,
+        });
+        let due_at_ms = task.due_at_ms.filter(|_| state == State::Scheduled);
+        let expires_at_ms = task.expires_at_ms;
+        Ok(Ok(Accepted { id: task.id, state, ready, due_at_ms, expires_at_ms }))
+    }
+
+    fn unknown_ids(&self, tasks: &[NewTask]) -> Result<u64, StoreError> {
+        let mut known = self.db.prepare_cached("SELECT 1 FROM tasks WHERE id = ?1")?;
+        let mut unknown = 0;
+        for task in tasks {
+            unknown += u64::from(!known.exists([task.id.0.as_bytes()])?);
+        }
+        Ok(unknown)
+    }
+
+    /// Behind the others of its lane, or until its time, or ready.
+    fn first_state(
+        &self,
+        task: &NewTask,
+        lane: Option<&str>,
+        now_ms: i64,
+    ) -> Result<State, StoreError> {
+        if let Some(lane) = lane
+            && self.lane_is_busy(lane)?
+        {
+            return Ok(State::Blocked);
+        }
+        let waits = task.due_at_ms.is_some_and(|due_at_ms| due_at_ms > now_ms);
+        Ok(if waits { State::Scheduled } else { State::Queued })
+    }
+
+    pub(super) fn lane_is_busy(&self, lane: &str) -> Result<bool, StoreError> {
+        let mut busy =
+            self.db.prepare_cached("SELECT 1 FROM tasks WHERE lane = ?1 AND state < 4 LIMIT 1")?;
+        Ok(busy.exists([lane])?)
+    }
+
+    fn known(
+        &self,
+        condition: &str,
+        value: impl rusqlite::ToSql,
+    ) -> Result<Option<Known>, StoreError> {
+        let sql = format!(
+            "SELECT id, kind, coalesce(input, (SELECT input FROM inputs WHERE seq = tasks.seq)),
+               lane, state FROM tasks WHERE {condition} LIMIT 1"
+        );
+        let known = self
+            .db
+            .prepare_cached(&sql)?
+            .query_row([value], |row| {
+                Ok(Known {
+                    id: super::look::id_of(row, 0)?,
+                    kind: row.get(1)?,
+                    input: row.get(2)?,
+                    lane: row.get(3)?,
+                    state: super::look::state_of(row, 4)?,
+                })
+            })
+            .optional()?;
+        Ok(known)
+    }
+}
+
+/// A lane's name in the store; a session is a lane of its own kind.
+fn lane_of(task: &NewTask) -> Option<String> {
+    match (&task.session, &task.lane) {
+        (Some(session), _) => Some(format!("s:{session}")),
+        (None, Some(lane)) => Some(format!("l:{lane}")),
+        (None, None) => None,
+    }
+}
+
+/// The known task stands for the new one if they would do the same work.
+fn same_or_refuse(task: &NewTask, known: &Known, whose: &str) -> Result<Accepted, Refusal> {
+    let equal = task.kind == known.kind
+        && lane_of(task) == known.lane
+        && same_json(task.input.get(), &known.input);
+    if !equal {
+        let message =
+            format!("{whose} task {}, which has other content: use another one", known.id);
+        return Err(Refusal::new(RefusalKind::Invalid, message));
+    }
+    let (ready, due_at_ms, expires_at_ms) = (None, None, None);
+    Ok(Accepted { id: known.id, state: known.state, ready, due_at_ms, expires_at_ms })
+}
+
+/// Whether two texts are the same JSON, however they are written.
+fn same_json(a: &str, b: &str) -> bool {
+    let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
+    a == b || (value(a).is_some() && value(a) == value(b))
+}
+
+fn queue_full(waiting: u64, insert: &Insert) -> Refusal {
+    Refusal::new(
+        RefusalKind::Unavailable,
+        format!(
+            "the queue is full: {waiting} tasks wait and {} more would pass max_queued = {}; \
+             try again later",
+            insert.tasks.len(),
+            insert.defaults.max_queued
+        ),
+    )
+}

@@ -1,0 +1,275 @@
+//! The embedded store: one SQLite database in write-ahead mode.
+//!
+//! * [`insert`]: submissions.
+//! * [`moves`]: claims and their ends, cancel, retry, clear.
+//! * [`clock`]: what time moves: promotion, expiry, pruning.
+//! * [`look`]: what a starting broker and the queue's window read.
+
+mod clock;
+mod insert;
+mod look;
+mod moves;
+
+pub(crate) use look::{id_of, state_of};
+pub(crate) use moves::cancelled;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, OpenFlags, Row};
+
+use super::{
+    Accepted, Cancelled, Claim, Claimed, Clear, Depth, Due, End, Insert, Moved, OpenClaim, Ord,
+    Ready, Refill, Retried, Store, StoreError, schema,
+};
+use crate::protocol::control::Refusal;
+use crate::protocol::link::Seq;
+use crate::task::{SUSPECT_LOSSES_MAX, State, TaskId};
+
+/// How hard a commit holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// Through a power cut: fsync before anything is told.
+    Fsync,
+    /// Through the death of every process: the kernel writes when it likes.
+    Os,
+    /// Like `Os`, and the database may be damaged by a power cut.
+    None,
+}
+
+/// The embedded store.
+pub(crate) struct Sqlite {
+    db: Connection,
+    path: PathBuf,
+    durability: Durability,
+    /// Whether `synchronous` is set to wait for the disk now.
+    syncing: bool,
+    last_seq: Seq,
+    last_ord: Ord,
+    /// Depth by queue as of this step; read again from disk after a rollback.
+    depth: Depth,
+    totals: Totals,
+}
+
+/// Counters of this transaction, added to the `totals` table by its commit.
+#[derive(Clone, Copy, Default)]
+struct Totals {
+    succeeded: i64,
+    failed: i64,
+    cancelled: i64,
+    timed_out: i64,
+    retried: i64,
+    worker_lost: i64,
+}
+
+impl Sqlite {
+    /// Opens or makes the database; see [`schema::prepare`] for what is refused.
+    pub(crate) fn open(
+        path: &Path,
+        instance: i64,
+        durability: Durability,
+    ) -> Result<Self, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut db = Connection::open_with_flags(path, flags).map_err(|error| {
+            StoreError::Fatal(format!("cannot open the database {}: {error}", path.display()))
+        })?;
+        db.busy_timeout(Duration::from_secs(5))?;
+        db.set_prepared_statement_cache_capacity(64);
+        schema::prepare(&mut db, &path.display().to_string(), instance)?;
+        let now_us = now_us();
+        let last = |column: &str| -> rusqlite::Result<i64> {
+            db.query_row(&format!("SELECT max({column}) FROM tasks"), [], |row| {
+                Ok(row.get::<_, Option<i64>>(0)?.unwrap_or(0))
+            })
+        };
+        let last_seq = last("seq")?.max(now_us);
+        let mut store = Self {
+            path: path.to_owned(),
+            durability,
+            syncing: true,
+            last_seq,
+            last_ord: last_seq,
+            depth: Depth::default(),
+            totals: Totals::default(),
+            db,
+        };
+        store.set_syncing(durability == Durability::Fsync)?;
+        store.depth = store.read_depth()?;
+        Ok(store)
+    }
+
+    fn set_syncing(&mut self, syncing: bool) -> Result<(), StoreError> {
+        let level = match (syncing, self.durability) {
+            (true, _) => "FULL",
+            (false, Durability::None) => "OFF",
+            (false, _) => "NORMAL",
+        };
+        self.db.pragma_update(None, "synchronous", level)?;
+        self.syncing = syncing;
+        Ok(())
+    }
+
+    /// The next place in the order of ready tasks.
+    fn next_ord(&mut self) -> Ord {
+        self.last_ord = now_us().max(self.last_ord + 1);
+        self.last_ord
+    }
+
+    /// Counts one task's move in the depth and the totals.
+    fn count(&mut self, queue: &str, from: Option<State>, to: State) {
+        if let Some(counts) = self.depth.queues.get_mut(queue) {
+            if let Some(from) = from {
+                counts.count(from, -1);
+            }
+            counts.count(to, 1);
+            if counts.is_empty() {
+                self.depth.queues.remove(queue);
+            }
+        } else if !to.is_final() {
+            self.depth.queues.entry(queue.to_owned()).or_default().count(to, 1);
+        }
+        match to {
+            State::Succeeded => self.totals.succeeded += 1,
+            State::Failed => self.totals.failed += 1,
+            State::Cancelled => self.totals.cancelled += 1,
+            _ => {}
+        }
+    }
+
+    fn flush_totals(&mut self) -> Result<(), StoreError> {
+        let totals = std::mem::take(&mut self.totals);
+        let named = [
+            ("succeeded", totals.succeeded),
+            ("failed", totals.failed),
+            ("cancelled", totals.cancelled),
+            ("timed_out", totals.timed_out),
+            ("retried", totals.retried),
+            ("worker_lost", totals.worker_lost),
+        ];
+        for (name, count) in named.into_iter().filter(|(_, count)| *count != 0) {
+            self.db
+                .prepare_cached(
+                    "INSERT INTO totals VALUES (?1, ?2)
+                     ON CONFLICT (name) DO UPDATE SET count = count + excluded.count",
+                )?
+                .execute((name, count))?;
+        }
+        Ok(())
+    }
+}
+
+impl Store for Sqlite {
+    fn begin(&mut self, durable: bool) -> Result<(), StoreError> {
+        let syncing = durable && self.durability == Durability::Fsync;
+        if syncing != self.syncing {
+            self.set_syncing(syncing)?;
+        }
+        Ok(self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(|_| ())?)
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        self.flush_totals()?;
+        Ok(self.db.prepare_cached("COMMIT")?.execute([]).map(|_| ())?)
+    }
+
+    fn rollback(&mut self) {
+        // SQLite may have rolled back by itself when the disk was full.
+        if !self.db.is_autocommit() {
+            let _ = self.db.execute_batch("ROLLBACK");
+        }
+        self.totals = Totals::default();
+        if let Ok(depth) = self.read_depth() {
+            self.depth = depth;
+        }
+    }
+
+    fn insert(&mut self, insert: &Insert) -> Result<Result<Vec<Accepted>, Refusal>, StoreError> {
+        self.insert_all(insert)
+    }
+
+    fn claim(&mut self, claim: &Claim) -> Result<Option<Claimed>, StoreError> {
+        self.claim_one(claim)
+    }
+
+    fn end(&mut self, end: &End) -> Result<Option<Moved>, StoreError> {
+        self.end_claim(end)
+    }
+
+    fn cancel(&mut self, id: TaskId, now_ms: i64) -> Result<Option<Cancelled>, StoreError> {
+        self.cancel_one(id, now_ms)
+    }
+
+    fn clear(&mut self, clear: &Clear) -> Result<Vec<Moved>, StoreError> {
+        self.clear_some(clear)
+    }
+
+    fn retry(&mut self, id: TaskId, now_ms: i64) -> Result<Option<Retried>, StoreError> {
+        self.retry_one(id, now_ms)
+    }
+
+    fn promote(&mut self, now_ms: i64, limit: u32) -> Result<Due, StoreError> {
+        self.promote_due(now_ms, limit)
+    }
+
+    fn expire(&mut self, now_ms: i64, limit: u32) -> Result<Due, StoreError> {
+        self.expire_due(now_ms, limit)
+    }
+
+    fn prune(&mut self, finished_before_ms: i64, limit: u32) -> Result<u32, StoreError> {
+        self.prune_some(finished_before_ms, limit)
+    }
+
+    fn refill(&mut self, refill: &Refill) -> Result<Vec<Ready>, StoreError> {
+        self.read_ready(refill)
+    }
+
+    fn pause(&mut self, queue: Option<&str>, paused: bool) -> Result<(), StoreError> {
+        self.set_paused(queue, paused)
+    }
+
+    fn claims(&mut self) -> Result<Vec<OpenClaim>, StoreError> {
+        self.read_claims()
+    }
+
+    fn depth(&mut self) -> Result<Depth, StoreError> {
+        Ok(self.depth.clone())
+    }
+
+    fn close(&mut self) {
+        let _ = schema::mark(&self.db, "clean", 1);
+        let _ = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    }
+}
+
+/// The columns that make a [`Ready`], in [`ready_of`]'s order.
+const READY_COLUMNS: &str = "queue, priority, ord, seq, suspect";
+
+fn ready_of(row: &Row<'_>) -> rusqlite::Result<Ready> {
+    Ok(Ready {
+        queue: row.get(0)?,
+        priority: row.get(1)?,
+        ord: row.get(2)?,
+        seq: row.get(3)?,
+        solo: row.get::<_, u32>(4)? >= SUSPECT_LOSSES_MAX,
+    })
+}
+
+/// A state as its column has it.
+fn code(state: State) -> i64 {
+    match state {
+        State::Queued => 0,
+        State::Running => 1,
+        State::Scheduled => 2,
+        State::Blocked => 3,
+        State::Succeeded => 4,
+        State::Failed => 5,
+        State::Cancelled => 6,
+    }
+}
+
+fn now_us() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}

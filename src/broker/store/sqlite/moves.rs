@@ -1,0 +1,399 @@
+//! Tasks on their way: claimed, ended, cancelled, cleared, put back.
+
+use rusqlite::{OptionalExtension, Row};
+
+use super::look::{id_of, state_of};
+use super::{READY_COLUMNS, Sqlite, code, ready_of};
+use crate::broker::store::{
+    Cancelled, Claim, Claimed, Clear, End, Facts, Moved, Next, Ready, Retried, StoreError,
+};
+use crate::protocol::link::{Run, Seq};
+use crate::task::{ErrorKind, State, TaskError, TaskId};
+
+/// The columns that make a [`Facts`], in [`facts_of`]'s order.
+pub(super) const FACTS_COLUMNS: &str = "seq, attempt, id, queue, attempt - attempt_at_retry, \
+                                        charged, suspect, max_attempts, cancel_asked";
+
+pub(super) fn facts_of(row: &Row<'_>) -> rusqlite::Result<Facts> {
+    Ok(Facts {
+        run: Run { seq: row.get(0)?, attempt: row.get(1)? },
+        id: id_of(row, 2)?,
+        queue: row.get(3)?,
+        starts: row.get(4)?,
+        charged: row.get(5)?,
+        suspect: row.get(6)?,
+        max_attempts: row.get(7)?,
+        cancel_asked: row.get(8)?,
+    })
+}
+
+/// What a move needs to know of the task before it.
+struct Before {
+    seq: Seq,
+    id: TaskId,
+    queue: String,
+    state: State,
+    lane: Option<String>,
+}
+
+const BEFORE_COLUMNS: &str = "seq, id, queue, state, lane";
+
+fn before_of(row: &Row<'_>) -> rusqlite::Result<Before> {
+    Ok(Before {
+        seq: row.get(0)?,
+        id: id_of(row, 1)?,
+        queue: row.get(2)?,
+        state: state_of(row, 3)?,
+        lane: row.get(4)?,
+    })
+}
+
+impl Sqlite {
+    pub(super) fn claim_one(&mut self, claim: &Claim) -> Result<Option<Claimed>, StoreError> {
+        let sql = format!(
+            "UPDATE tasks SET state = 1, attempt = attempt + 1, instance = ?2, serial = ?3,
+               worker_pid = ?4, started_at = ?5, first_started_at = coalesce(first_started_at, ?5),
+               due_at = NULL
+             WHERE seq = ?1 AND state = 0 AND (expires_at IS NULL OR expires_at > ?5)
+             RETURNING {FACTS_COLUMNS}, kind, input, timeout_ms"
+        );
+        let claimed = self
+            .db
+            .prepare_cached(&sql)?
+            .query_row(
+                (
+                    claim.seq,
+                    claim.owner.instance,
+                    claim.owner.serial as i64,
+                    claim.worker_pid,
+                    claim.now_ms,
+                ),
+                |row| {
+                    let facts = facts_of(row)?;
+                    let timeout_ms: i64 = row.get(11)?;
+                    let input: Option<String> = row.get(10)?;
+                    Ok((facts, row.get::<_, String>(9)?, input, timeout_ms))
+                },
+            )
+            .optional()?;
+        let Some((facts, kind, input, timeout_ms)) = claimed else { return Ok(None) };
+        let input = match input {
+            Some(input) => input,
+            None => self
+                .db
+                .prepare_cached("SELECT input FROM inputs WHERE seq = ?1")?
+                .query_row([claim.seq], |row| row.get(0))?,
+        };
+        self.count(&facts.queue, Some(State::Queued), State::Running);
+        let timeout_ms = timeout_ms.unsigned_abs();
+        Ok(Some(Claimed { id: facts.id, kind, input, timeout_ms, facts }))
+    }
+
+    pub(super) fn end_claim(&mut self, end: &End) -> Result<Option<Moved>, StoreError> {
+        if !matches!(end.next, Next::Succeeded { .. }) {
+            self.keep_attempt(end)?;
+        }
+        let sql = format!(
+            "UPDATE tasks SET state = ?5, instance = NULL, serial = NULL,
+               finished_at = ?6, output = ?7, error = ?8, usage_in = ?9, usage_out = ?10,
+               due_at = ?11, charged = coalesce(?12, charged), suspect = coalesce(?13, suspect)
+             WHERE seq = ?1 AND state = 1 AND instance = ?2 AND serial = ?3 AND attempt = ?4
+             RETURNING {BEFORE_COLUMNS}, {READY_COLUMNS}"
+        );
+        let next = &end.next;
+        let state = next.state();
+        let written = Written::of(next);
+        let moved = self
+            .db
+            .prepare_cached(&sql)?
+            .query_row(
+                rusqlite::params![
+                    end.run.seq,
+                    end.owner.instance,
+                    end.owner.serial as i64,
+                    end.run.attempt,
+                    code(state),
+                    state.is_final().then_some(end.now_ms),
+                    written.output,
+                    written.error,
+                    written.usage_in,
+                    written.usage_out,
+                    written.due_at_ms,
+                    written.charged,
+                    written.suspect,
+                ],
+                |row| {
+                    let ready = Ready {
+                        queue: row.get(5)?,
+                        priority: row.get(6)?,
+                        ord: row.get(7)?,
+                        seq: row.get(8)?,
+                        solo: row.get::<_, u32>(9)? >= crate::task::SUSPECT_LOSSES_MAX,
+                    };
+                    Ok((before_of(row)?, ready))
+                },
+            )
+            .optional()?;
+        let Some((before, ready)) = moved else { return Ok(None) };
+        self.count_end(&before.queue, next);
+        let mut moved = self.moved(before, state, end.now_ms)?;
+        moved.ready = (state == State::Queued).then_some(ready);
+        moved.due_at_ms = moved.due_at_ms.or(written.due_at_ms);
+        Ok(Some(moved))
+    }
+
+    fn count_end(&mut self, queue: &str, next: &Next) {
+        self.count(queue, Some(State::Running), next.state());
+        let error = match next {
+            Next::Failed { error } | Next::RetryAt { error, .. } | Next::Lost { error, .. } => {
+                error
+            }
+            _ => return,
+        };
+        match error.kind {
+            ErrorKind::Timeout => self.totals.timed_out += 1,
+            ErrorKind::WorkerLost => self.totals.worker_lost += 1,
+            _ => {}
+        }
+        if !matches!(next, Next::Failed { .. }) {
+            self.totals.retried += 1;
+        }
+    }
+
+    /// Keeps the attempt that ended: the task's own row is about to tell of the next one.
+    fn keep_attempt(&mut self, end: &End) -> Result<(), StoreError> {
+        let (outcome, error) = match &end.next {
+            Next::Succeeded { .. } => return Ok(()),
+            Next::Failed { error } | Next::RetryAt { error, .. } => {
+                (outcome_of(error), Some(error))
+            }
+            Next::Cancelled { error } => ("cancelled", Some(error)),
+            Next::Lost { error, .. } => ("worker_lost", Some(error)),
+            Next::PutBack => ("requeued", None),
+        };
+        self.db
+            .prepare_cached(
+                "INSERT OR REPLACE INTO attempts
+                 SELECT seq, attempt, coalesce(started_at, ?5), ?5, worker_pid, ?6, ?7 FROM tasks
+                 WHERE seq = ?1 AND state = 1 AND instance = ?2 AND serial = ?3 AND attempt = ?4",
+            )?
+            .execute(rusqlite::params![
+                end.run.seq,
+                end.owner.instance,
+                end.owner.serial as i64,
+                end.run.attempt,
+                end.now_ms,
+                outcome,
+                error.map(to_json),
+            ])?;
+        Ok(())
+    }
+
+    /// What a change to `state` moves besides the task itself: the next one of its lane.
+    fn moved(&mut self, before: Before, state: State, now_ms: i64) -> Result<Moved, StoreError> {
+        let mut moved = Moved {
+            seq: before.seq,
+            id: before.id,
+            queue: before.queue,
+            state,
+            ready: None,
+            released: None,
+            due_at_ms: None,
+        };
+        let held_its_lane = before.state != State::Blocked;
+        if let Some(lane) = before.lane.filter(|_| state.is_final() && held_its_lane) {
+            self.release_lane(&lane, now_ms, &mut moved)?;
+        }
+        Ok(moved)
+    }
+
+    fn release_lane(
+        &mut self,
+        lane: &str,
+        now_ms: i64,
+        moved: &mut Moved,
+    ) -> Result<(), StoreError> {
+        let ord = self.next_ord();
+        let sql = format!(
+            "UPDATE tasks SET state = CASE WHEN due_at > ?2 THEN 2 ELSE 0 END, ord = ?3
+             WHERE seq = (SELECT seq FROM tasks WHERE lane = ?1 AND state < 4 AND state = 3
+                          ORDER BY ord LIMIT 1)
+             RETURNING {READY_COLUMNS}, due_at"
+        );
+        let released = self
+            .db
+            .prepare_cached(&sql)?
+            .query_row((lane, now_ms, ord), |row| {
+                Ok((ready_of(row)?, row.get::<_, Option<i64>>(5)?))
+            })
+            .optional()?;
+        let Some((ready, due_at_ms)) = released else { return Ok(()) };
+        if let Some(due_at_ms) = due_at_ms.filter(|due_at_ms| *due_at_ms > now_ms) {
+            self.count(&ready.queue, Some(State::Blocked), State::Scheduled);
+            moved.due_at_ms = Some(due_at_ms);
+        } else {
+            self.count(&ready.queue, Some(State::Blocked), State::Queued);
+            moved.released = Some(ready);
+        }
+        Ok(())
+    }
+
+    pub(super) fn cancel_one(
+        &mut self,
+        id: TaskId,
+        now_ms: i64,
+    ) -> Result<Option<Cancelled>, StoreError> {
+        let Some(before) = self.before("id = ?1", id.0.as_bytes())? else { return Ok(None) };
+        Ok(Some(match before.state {
+            State::Running => {
+                self.db
+                    .prepare_cached("UPDATE tasks SET cancel_asked = 1 WHERE seq = ?1")?
+                    .execute([before.seq])?;
+                Cancelled::Running { seq: before.seq }
+            }
+            state if state.is_final() => Cancelled::Final(state),
+            _ => Cancelled::Now(self.cancel_waiting(before, "cancelled by request", now_ms)?),
+        }))
+    }
+
+    pub(super) fn clear_some(&mut self, clear: &Clear) -> Result<Vec<Moved>, StoreError> {
+        let sql = format!(
+            "SELECT {BEFORE_COLUMNS} FROM tasks
+             WHERE state IN (0, 2, 3) AND (?1 IS NULL OR queue = ?1) LIMIT ?2"
+        );
+        let found: Vec<Before> = self
+            .db
+            .prepare_cached(&sql)?
+            .query_map((&clear.queue, clear.limit), before_of)?
+            .collect::<Result<_, _>>()?;
+        // A lane's head that is cleared would release a task that is cleared next: no matter,
+        // each is read again by its own cancel.
+        let mut moved = Vec::with_capacity(found.len());
+        for before in found {
+            let Some(before) = self.before("seq = ?1", before.seq)? else { continue };
+            moved.push(self.cancel_waiting(before, "cancelled by queue clear", clear.now_ms)?);
+        }
+        Ok(moved)
+    }
+
+    fn before(
+        &self,
+        condition: &str,
+        value: impl rusqlite::ToSql,
+    ) -> Result<Option<Before>, StoreError> {
+        let sql = format!("SELECT {BEFORE_COLUMNS} FROM tasks WHERE {condition}");
+        Ok(self.db.prepare_cached(&sql)?.query_row([value], before_of).optional()?)
+    }
+
+    fn cancel_waiting(
+        &mut self,
+        before: Before,
+        why: &str,
+        now_ms: i64,
+    ) -> Result<Moved, StoreError> {
+        let error = cancelled(why);
+        self.db
+            .prepare_cached(
+                "UPDATE tasks SET state = 6, finished_at = ?2, error = ?3 WHERE seq = ?1",
+            )?
+            .execute((before.seq, now_ms, to_json(&error)))?;
+        self.count(&before.queue, Some(before.state), State::Cancelled);
+        self.moved(before, State::Cancelled, now_ms)
+    }
+
+    /// Cancels one task that expired; its place in a lane goes to the next.
+    pub(super) fn expire_one(&mut self, seq: Seq, now_ms: i64) -> Result<Moved, StoreError> {
+        let Some(before) = self.before("seq = ?1", seq)? else {
+            return Err(StoreError::Sqlite(rusqlite::Error::QueryReturnedNoRows));
+        };
+        self.cancel_waiting(before, "expired before it could start", now_ms)
+    }
+
+    pub(super) fn retry_one(
+        &mut self,
+        id: TaskId,
+        now_ms: i64,
+    ) -> Result<Option<Retried>, StoreError> {
+        let Some(before) = self.before("id = ?1", id.0.as_bytes())? else { return Ok(None) };
+        if before.state != State::Failed {
+            return Ok(Some(Retried::Not(before.state)));
+        }
+        let blocked = match &before.lane {
+            Some(lane) => self.lane_is_busy(lane)?,
+            None => false,
+        };
+        let state = if blocked { State::Blocked } else { State::Queued };
+        let ord = self.next_ord();
+        let sql = format!(
+            "UPDATE tasks SET state = ?2, ord = ?3, charged = 0, suspect = 0, cancel_asked = 0,
+               attempt_at_retry = attempt, finished_at = NULL, expires_at = NULL, due_at = NULL
+             WHERE seq = ?1 RETURNING {READY_COLUMNS}"
+        );
+        let ready =
+            self.db.prepare_cached(&sql)?.query_row((before.seq, code(state), ord), ready_of)?;
+        self.count(&before.queue, None, state);
+        let mut moved = self.moved(before, state, now_ms)?;
+        moved.ready = (state == State::Queued).then_some(ready);
+        Ok(Some(Retried::Back(moved)))
+    }
+}
+
+/// The columns that the end of a claim writes.
+#[derive(Default)]
+struct Written<'a> {
+    output: Option<&'a str>,
+    error: Option<String>,
+    usage_in: Option<i64>,
+    usage_out: Option<i64>,
+    due_at_ms: Option<i64>,
+    charged: Option<u32>,
+    suspect: Option<u32>,
+}
+
+impl<'a> Written<'a> {
+    fn of(next: &'a Next) -> Self {
+        match next {
+            Next::Succeeded { output, usage } => Self {
+                output: Some(output),
+                usage_in: usage.map(|usage| usage.prompt_tokens as i64),
+                usage_out: usage.map(|usage| usage.completion_tokens as i64),
+                ..Self::default()
+            },
+            Next::Failed { error } | Next::Cancelled { error } => {
+                Self { error: Some(to_json(error)), ..Self::default() }
+            }
+            Next::RetryAt { due_at_ms, charged, error } => Self {
+                error: Some(to_json(error)),
+                due_at_ms: Some(*due_at_ms),
+                charged: Some(*charged),
+                ..Self::default()
+            },
+            Next::Lost { charged, suspect, error } => Self {
+                error: Some(to_json(error)),
+                charged: Some(*charged),
+                suspect: Some(*suspect),
+                ..Self::default()
+            },
+            Next::PutBack => Self::default(),
+        }
+    }
+}
+
+/// The error of a task that was cancelled.
+pub(crate) fn cancelled(why: &str) -> TaskError {
+    TaskError { kind: ErrorKind::Cancelled, message: why.to_owned(), retryable: false, cause: None }
+}
+
+fn outcome_of(error: &TaskError) -> &'static str {
+    match error.kind {
+        ErrorKind::Timeout => "timeout",
+        ErrorKind::WorkerLost => "worker_lost",
+        ErrorKind::Cancelled => "cancelled",
+        _ => "failed",
+    }
+}
+
+fn to_json(error: &TaskError) -> String {
+    // A TaskError is strings, numbers and options: it cannot fail to be JSON.
+    serde_json::to_string(error).unwrap_or_default()
+}

@@ -1,0 +1,164 @@
+//! The worker link: broker and worker over the worker socket, frames of [`super::codec`].
+//!
+//! The worker says [`ToBroker::Hello`] first, with everything that it still holds; the broker
+//! then sends tasks by credit. A result stays with the worker until its [`ToWorker::Ack`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::handler::Event;
+use crate::task::{TaskError, TaskId, Usage};
+
+/// The version of this protocol.
+pub const LINK_PROTOCOL: u32 = 1;
+
+/// The store's number of a task: what the processes call it among themselves.
+pub type Seq = i64;
+
+/// One attempt of one task: what a claim, an event and a result are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Run {
+    /// Which task.
+    pub seq: Seq,
+    /// Which start of it.
+    pub attempt: u32,
+}
+
+/// What a worker says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToBroker {
+    /// First on every connection.
+    Hello(Hello),
+    /// It runs at most this many at once from now on; 0 while its results wait for acks.
+    Credits {
+        /// Tasks at once.
+        capacity: u32,
+    },
+    /// Events of running tasks, in order.
+    Events {
+        /// Each with its run and number.
+        events: Vec<TaskEvent>,
+    },
+    /// An attempt ended. Kept and sent again until it is acknowledged.
+    Done(Done),
+}
+
+/// A worker's first words.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`LINK_PROTOCOL`] of the worker.
+    pub protocol: u32,
+    /// Its build's version, for logs.
+    pub build: String,
+    /// Its place in the pool, from 1.
+    pub slot: u32,
+    /// Its number since the instance started; never used twice.
+    pub serial: u64,
+    /// The configuration's generation that it was forked with.
+    pub generation: u32,
+    /// Tasks at once.
+    pub capacity: u32,
+    /// Attempts that it runs, or whose result is not acknowledged.
+    pub holds: Vec<Run>,
+}
+
+/// One event of one attempt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskEvent {
+    /// Of which attempt.
+    pub run: Run,
+    /// Counts from 1 in each attempt; a jump means that events were dropped.
+    pub n: u64,
+    /// What happened, as JSON of [`Event`]: its free-form values have no place in bincode.
+    pub body: EventBody,
+}
+
+/// An [`Event`] as it travels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum EventBody {
+    /// A piece of text.
+    Text(String),
+    /// Any other JSON, as text.
+    Data(String),
+}
+
+impl From<&Event> for EventBody {
+    fn from(event: &Event) -> Self {
+        match event {
+            Event::Text { text } => EventBody::Text(text.clone()),
+            Event::Data { data } => EventBody::Data(data.to_string()),
+        }
+    }
+}
+
+impl EventBody {
+    /// What it takes in a buffer.
+    pub fn bytes(&self) -> usize {
+        match self {
+            EventBody::Text(text) | EventBody::Data(text) => text.len(),
+        }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    /// Which attempt.
+    pub run: Run,
+    /// Start to end, in milliseconds.
+    pub run_ms: u64,
+    /// How.
+    pub outcome: Outcome,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// With an output.
+    Succeeded {
+        /// JSON.
+        output: String,
+        /// Tokens, for kinds that count them.
+        usage: Option<Usage>,
+    },
+    /// Without one.
+    Failed {
+        /// Why.
+        error: TaskError,
+        /// How long the other side asked us to wait, in milliseconds.
+        retry_after_ms: Option<u64>,
+    },
+    /// Its future was dropped because the broker said so.
+    Cancelled,
+}
+
+/// What the broker says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// Start this attempt.
+    Run(Start),
+    /// Drop this attempt's future; the answer is [`Outcome::Cancelled`], or its result if that
+    /// was faster.
+    Cancel(Run),
+    /// These results are on disk (or nobody wants them any more): forget them.
+    Ack {
+        /// Which.
+        runs: Vec<Run>,
+    },
+    /// No more will come: end when nothing is held.
+    Drain,
+}
+
+/// An attempt to start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    /// Which.
+    pub run: Run,
+    /// The task's name for the world.
+    pub id: TaskId,
+    /// The handler.
+    pub kind: String,
+    /// JSON.
+    pub input: String,
+    /// The attempt's time limit, in milliseconds.
+    pub timeout_ms: u64,
+}
