@@ -1,5 +1,6 @@
 //! forq runs LLM-agent work the way Gunicorn runs web requests.
 
+pub mod config;
 pub mod handler;
 pub mod protocol;
 pub mod task;

@@ -1,0 +1,151 @@
+//! What no single value shows: keys that are missing, and keys that contradict each other.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use toml::Value;
+
+use super::error::{ConfigError, Origin};
+use super::key::Key;
+use super::layers::Settings;
+use super::pool::{HEARTBEAT, Queue};
+use super::rules::{RULES, Rule, split_entry};
+use super::units::{duration_of, format_duration, quote};
+
+/// Keys that a section which was written must have.
+pub(super) fn missing(settings: &Settings, errors: &mut Vec<ConfigError>) {
+    for rule in RULES.iter().filter(|rule| rule.required) {
+        let name = rule.parts().last().unwrap_or_default();
+        for (section, origin) in &settings.sections {
+            let key = section.child(name);
+            let is_its_section = Rule::of(&key).is_some_and(|of| of.pattern == rule.pattern);
+            let told = settings.values.contains_key(&key) || settings.refused.contains(&key);
+            if is_its_section && !told {
+                let reason = format!("{key} is missing: it must be {}", rule.kind.allowed());
+                errors.push(ConfigError::key(origin, reason));
+            }
+        }
+    }
+}
+
+/// Keys that contradict each other.
+pub(super) fn contradictions(settings: &Settings, errors: &mut Vec<ConfigError>) {
+    errors.extend(pool_bounds(settings));
+    errors.extend(heartbeat(settings));
+    errors.extend(backoff(settings));
+    for section in settings.sections.keys() {
+        errors.extend(api_keys(settings, section));
+    }
+    errors.extend(
+        chains(settings, true)
+            .into_iter()
+            .map(|(origin, key, value, reason)| ConfigError::value(origin, key, value, reason)),
+    );
+}
+
+/// What is probably not meant, but can be lived with.
+pub(super) fn warnings(settings: &Settings) -> Vec<String> {
+    chains(settings, false)
+        .into_iter()
+        .map(|(origin, key, _, reason)| format!("{origin}: {key}: {reason}"))
+        .collect()
+}
+
+/// Both bounds were set, the wrong way round. If only one was, the other follows it.
+fn pool_bounds(settings: &Settings) -> Option<ConfigError> {
+    let (min_key, max_key) = (Key::dotted("workers.min"), Key::dotted("workers.max"));
+    let (min, origin) = settings.get(&min_key)?;
+    let (max, max_origin) = settings.get(&max_key)?;
+    (min.as_integer() > max.as_integer()).then(|| {
+        let reason = format!("is above workers.max = {max} ({max_origin}): raise max or lower min");
+        ConfigError::value(origin, &min_key, min, reason)
+    })
+}
+
+fn heartbeat(settings: &Settings) -> Option<ConfigError> {
+    let key = Key::dotted("workers.heartbeat_timeout");
+    let (value, origin) = settings.get(&key)?;
+    (duration(value)? < HEARTBEAT).then(|| {
+        let beat = format_duration(HEARTBEAT);
+        let reason = format!(
+            "is below the beat of {beat}, so that every worker would look dead: must be at least {beat:?}"
+        );
+        ConfigError::value(origin, &key, value, reason)
+    })
+}
+
+fn backoff(settings: &Settings) -> Option<ConfigError> {
+    let (key, max_key) =
+        (Key::dotted("queue.retry_backoff"), Key::dotted("queue.retry_backoff_max"));
+    let defaults = Queue::default();
+    let said = |key: &Key, default: Duration| match settings.get(key) {
+        Some((value, origin)) => (duration(value).unwrap_or(default), origin.clone()),
+        None => (default, Origin::Default),
+    };
+    let (first, origin) = said(&key, defaults.retry_backoff);
+    let (max, max_origin) = said(&max_key, defaults.retry_backoff_max);
+    let told = settings.refused.contains(&key) || settings.refused.contains(&max_key);
+    (first > max && !told).then(|| {
+        let [first, max] = [first, max].map(format_duration);
+        // Blame the one that somebody wrote.
+        if origin == Origin::Default {
+            let reason =
+                format!("is below queue.retry_backoff = {first:?} ({origin}): raise this or lower that");
+            ConfigError::value(&max_origin, &max_key, &Value::String(max), reason)
+        } else {
+            let reason = format!(
+                "is above queue.retry_backoff_max = {max:?} ({max_origin}): raise that or lower this"
+            );
+            ConfigError::value(&origin, &key, &Value::String(first), reason)
+        }
+    })
+}
+
+/// Two places for one API key.
+fn api_keys(settings: &Settings, section: &Key) -> Option<ConfigError> {
+    let mut set = ["api_key_env", "api_key_file", "api_key_credential"]
+        .map(|name| section.child(name))
+        .into_iter()
+        .filter_map(|key| settings.get(&key).map(|(_, origin)| (key, origin)));
+    let (first, first_origin) = set.next()?;
+    let (second, origin) = set.next()?;
+    let reason = format!("{second} contradicts {first} ({first_origin}): keep one of them");
+    Some(ConfigError::key(origin, reason))
+}
+
+type ChainFault<'a> = (&'a Origin, &'a Key, &'a Value, String);
+
+/// Entries of chains that name no configured provider: the primaries, or the others. A shared
+/// file may name fallbacks that one machine lacks; without its primary a chain is a mistake.
+fn chains(settings: &Settings, primary: bool) -> Vec<ChainFault<'_>> {
+    let providers: BTreeSet<_> = settings
+        .sections
+        .keys()
+        .filter(|key| key.parts().len() == 2 && key.parent() == Key::dotted("providers"))
+        .map(Key::last)
+        .collect();
+    let mut faults = Vec::new();
+    for (key, (value, origin)) in &settings.values {
+        let is_chain = Rule::of(key).is_some_and(|rule| rule.pattern == "models.*.chain");
+        let entries = value.as_array().filter(|_| is_chain).map_or(&[][..], Vec::as_slice);
+        let (first, rest) = entries.split_at(entries.len().min(1));
+        for text in if primary { first } else { rest }.iter().filter_map(Value::as_str) {
+            let provider = split_entry(text).map_or(text, |(provider, _)| provider);
+            if providers.contains(provider) {
+                continue;
+            }
+            let entry = quote(text);
+            let reason = if primary {
+                format!("the primary {entry} names an unknown provider: add [providers.{provider}]")
+            } else {
+                format!("{entry} is skipped until there is a [providers.{provider}]")
+            };
+            faults.push((origin, key, value, reason));
+        }
+    }
+    faults
+}
+
+fn duration(value: &Value) -> Option<Duration> {
+    value.as_str().and_then(|text| duration_of(text).ok())
+}

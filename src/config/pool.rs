@@ -1,0 +1,199 @@
+//! The sections about forq itself: `[workers]`, `[queue]`, `[queues.NAME]`, `[log]`, `[http]`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::units::{DurationText, SizeText};
+
+/// How often a worker's event loop beats: a `heartbeat_timeout` below it would call every
+/// worker dead.
+pub const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// The pool of worker processes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Workers {
+    /// Worker processes that are always there. Default: 2, or `max` when only that is set and
+    /// is less.
+    pub min: u32,
+    /// Worker processes at most. Default: the number of CPUs, at least 4, at least `min`.
+    /// Reserved: takes effect with scaling; until then `min` workers run.
+    pub max: u32,
+    /// Tasks that one worker runs at once.
+    pub concurrency: u32,
+    /// A worker whose event loop has not beaten for this long is dead: ABRT, then KILL. It is
+    /// no limit on a task. Reserved: takes effect with worker supervision.
+    #[serde(with = "DurationText")]
+    pub heartbeat_timeout: Duration,
+    /// A worker that is not ready after this long is killed and forked again.
+    #[serde(with = "DurationText")]
+    pub boot_timeout: Duration,
+    /// What a graceful stop leaves running tasks; the rest goes back to the queue.
+    #[serde(with = "DurationText")]
+    pub drain_timeout: Duration,
+    /// Replace a worker after this many tasks; 0: never. Reserved: takes effect with recycling.
+    pub max_tasks: u32,
+    /// Up to this many tasks more, at random, so that workers are not replaced all at once.
+    /// Reserved: takes effect with recycling.
+    pub max_tasks_jitter: u32,
+    /// Resident memory of one worker, in bytes: past it the worker drains and is replaced, past
+    /// twice this it is killed. Reserved: takes effect with recycling.
+    #[serde(with = "SizeText")]
+    pub max_memory: u64,
+    /// Workers above `max` while old ones drain. Reserved: takes effect with reload.
+    pub max_surge: u32,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self {
+            min: 2,
+            max: 4,
+            concurrency: 32,
+            heartbeat_timeout: Duration::from_secs(30),
+            boot_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(30),
+            max_tasks: 0,
+            max_tasks_jitter: 0,
+            max_memory: 512 << 20,
+            max_surge: 1,
+        }
+    }
+}
+
+/// The queue as a whole, and what its tasks get when they do not say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Queue {
+    /// Tasks that wait at most; more are refused for now (exit 5).
+    pub max_queued: u32,
+    /// What has happened to a commit before anybody is told of it.
+    pub durability: Durability,
+    /// Attempts of a task before it fails, unless it says otherwise.
+    pub max_attempts: u32,
+    /// Time limit of one attempt, unless the task says otherwise.
+    #[serde(with = "DurationText")]
+    pub task_timeout: Duration,
+    /// Bytes of an input or an output at most; more is refused with both numbers.
+    #[serde(with = "SizeText")]
+    pub input_bytes_max: u64,
+    /// Pause before the second attempt; it doubles with each further one, with jitter. 0s: none.
+    #[serde(with = "DurationText")]
+    pub retry_backoff: Duration,
+    /// The longest such pause.
+    #[serde(with = "DurationText")]
+    pub retry_backoff_max: Duration,
+    /// How long a finished task and its result are kept.
+    #[serde(with = "DurationText")]
+    pub result_ttl: Duration,
+    /// The part of the memory of the machine or cgroup past which caches are shed, then new work
+    /// refused. Reserved: takes effect with memory pressure.
+    pub memory_high: f64,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            max_queued: 100_000,
+            durability: Durability::Fsync,
+            max_attempts: 3,
+            task_timeout: Duration::from_secs(600),
+            input_bytes_max: 16 << 20,
+            retry_backoff: Duration::from_secs(1),
+            retry_backoff_max: Duration::from_secs(60),
+            result_ttl: Duration::from_secs(24 * 60 * 60),
+            memory_high: 0.8,
+        }
+    }
+}
+
+/// What has happened to a commit before anybody is told of it. The order never changes: first
+/// the commit, then the word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// It is on the disk: it survives a power cut.
+    Fsync,
+    /// The kernel has it: it survives the death of every process of ours.
+    Os,
+    /// Nothing is promised: for benchmarks and throw-away work.
+    None,
+}
+
+/// One queue that a section names. A queue without a section has the defaults.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NamedQueue {
+    /// Its turns in proportion to other queues', within a priority.
+    pub weight: u32,
+    /// Tasks of it that run at once; absent: no limit of its own.
+    #[schemars(with = "u32")]
+    pub max_running: Option<u32>,
+}
+
+impl Default for NamedQueue {
+    fn default() -> Self {
+        Self { weight: 1, max_running: None }
+    }
+}
+
+/// What is logged, how and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// For people or for programs.
+    pub format: LogFormat,
+    /// The least severe lines that are written.
+    pub level: LogLevel,
+    /// The file that is appended to; absent: standard error.
+    #[schemars(with = "PathBuf")]
+    pub file: Option<PathBuf>,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: LogLevel::Info, file: None }
+    }
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How severe a log line is.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Somebody must act.
+    Error,
+    /// Somebody should look.
+    Warn,
+    /// What an operator wants to know.
+    Info,
+    /// What a developer wants to know.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// The HTTP edge. Reserved: takes effect with the HTTP edge.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// The address and port to listen on; absent: no HTTP. Reserved: takes effect with the HTTP
+    /// edge.
+    #[schemars(with = "String")]
+    pub listen: Option<SocketAddr>,
+}

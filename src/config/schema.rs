@@ -1,0 +1,82 @@
+//! The JSON Schema of `forq.toml`: the shapes and words from the types, the bounds from the
+//! rules.
+
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use super::Config;
+use super::rules::{Kind, RULES, Rule, name_pattern};
+
+/// The JSON Schema (draft 2020-12) that editors check a `forq.toml` with.
+pub fn schema() -> Value {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.inline_subschemas = true;
+    });
+    let mut root = settings.into_generator().into_root_schema_for::<Config>().to_value();
+    drop_nulls(&mut root);
+    for rule in RULES {
+        bound(&mut root, rule);
+    }
+    for section in ["queues", "providers", "models", "agents"] {
+        let named = root.pointer_mut(&format!("/properties/{section}"));
+        if let Some(named) = named.and_then(Value::as_object_mut) {
+            named.insert("propertyNames".to_owned(), json!({ "pattern": name_pattern(section) }));
+        }
+    }
+    if let Some(root) = root.as_object_mut() {
+        root.insert("title".to_owned(), json!("forq.toml"));
+    }
+    root
+}
+
+/// Drops each default that is null: TOML has no null, an absent key is absent.
+fn drop_nulls(schema: &mut Value) {
+    if let Some(map) = schema.as_object_mut() {
+        map.retain(|_, value| !value.is_null());
+        map.values_mut().for_each(drop_nulls);
+    }
+}
+
+/// Writes what a rule says into the schema of its key.
+fn bound(root: &mut Value, rule: &Rule) {
+    let mut parts: Vec<_> = rule.parts().collect();
+    let Some(name) = parts.pop() else { return };
+    let section = parts.iter().try_fold(root, |schema, part| match *part {
+        "*" => schema.get_mut("additionalProperties"),
+        part => schema.get_mut("properties")?.get_mut(part),
+    });
+    let Some(section) = section.and_then(Value::as_object_mut) else { return };
+    if rule.required {
+        require(section, name);
+    }
+    let key = section.get_mut("properties").and_then(|keys| keys.get_mut(name));
+    let Some(key) = key.and_then(Value::as_object_mut) else { return };
+    if rule.required {
+        key.remove("default");
+    }
+    match rule.kind {
+        Kind::Count(min, max) => limit(key, json!(min), json!(max)),
+        Kind::Number(min, max) => limit(key, json!(min), json!(max)),
+        Kind::Size(min, max) => limit(key, json!(min), json!(max)),
+        _ => {}
+    }
+    if !matches!(rule.kind, Kind::OneOf(_)) {
+        let said = key.get("description").and_then(Value::as_str).unwrap_or_default();
+        let text = format!("{said}\n\nAllowed: {}.", rule.kind.allowed());
+        key.insert("description".to_owned(), json!(text));
+    }
+}
+
+fn limit(key: &mut Map<String, Value>, min: Value, max: Value) {
+    // The width of our integers is nobody's business.
+    key.remove("format");
+    key.insert("minimum".to_owned(), min);
+    key.insert("maximum".to_owned(), max);
+}
+
+fn require(section: &mut Map<String, Value>, name: &str) {
+    let required = section.entry("required").or_insert_with(|| json!([]));
+    if let Some(names) = required.as_array_mut() {
+        names.push(json!(name));
+    }
+}
