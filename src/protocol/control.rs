@@ -3,6 +3,9 @@
 //! Each message is one frame ([`super::frame`]) of JSON. The broker speaks first ([`Hello`]).
 //! Then the client sends [`Request`]s, and gets for each one, in order, its [`Reply`]; `wait`
 //! and `follow` get a stream of replies that ends with [`Reply::End`].
+//!
+//! A message is named outside (`{"submit": {…}}`), not by a field inside: with a field serde
+//! holds the whole message back to look for it, and what it has held back is no raw JSON any more.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -27,7 +30,7 @@ pub struct Hello {
 
 /// What a client asks.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "verb", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Request {
     /// Accept these tasks, all or none. Answer: [`Reply::Submitted`], and with `wait` afterwards
     /// [`Reply::Finished`] as they end, then [`Reply::End`].
@@ -143,7 +146,7 @@ pub struct ListFilter {
 
 /// What the broker answers.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "reply", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// Accepted and on disk (or, with `dry_run`, acceptable). One id a task, in order: the given
     /// one, or that of the task whose key it shares.
@@ -206,8 +209,10 @@ pub struct Ended {
     pub task: Option<Box<TaskView>>,
 }
 
-/// Something that happened to a followed task.
+/// Something that happened to a followed task. One flat object, for the users of
+/// `forq follow --json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "FlatEvent")]
 pub struct FollowEvent {
     /// The task.
     pub id: TaskId,
@@ -220,7 +225,7 @@ pub struct FollowEvent {
 }
 
 /// What happened to a followed task.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FollowBody {
     /// It waits.
@@ -249,6 +254,42 @@ pub enum FollowBody {
         /// The whole task.
         task: Box<TaskView>,
     },
+}
+
+/// How a [`FollowEvent`] is read: field by field, so that a task's raw JSON stays raw.
+#[derive(Deserialize)]
+struct FlatEvent {
+    id: TaskId,
+    attempt: u32,
+    n: u64,
+    r#type: String,
+    worker_pid: Option<i32>,
+    text: Option<String>,
+    #[serde(default)]
+    data: serde_json::Value,
+    task: Option<Box<TaskView>>,
+}
+
+impl TryFrom<FlatEvent> for FollowEvent {
+    type Error = String;
+
+    fn try_from(flat: FlatEvent) -> Result<Self, String> {
+        let lacks = |field: &str| format!("an event of type '{}' lacks '{field}'", flat.r#type);
+        let body = match flat.r#type.as_str() {
+            "waiting" => FollowBody::Waiting,
+            "started" => FollowBody::Started {
+                worker_pid: flat.worker_pid.ok_or_else(|| lacks("worker_pid"))?,
+            },
+            "restarted" => FollowBody::Restarted,
+            "text" => FollowBody::Text { text: flat.text.ok_or_else(|| lacks("text"))? },
+            "data" => FollowBody::Data { data: flat.data },
+            "gap" => FollowBody::Gap,
+            "finished" => FollowBody::Finished { task: flat.task.ok_or_else(|| lacks("task"))? },
+            unknown => return Err(format!("unknown type of event '{unknown}'")),
+        };
+        let position = EventPosition { attempt: flat.attempt, n: flat.n };
+        Ok(Self { id: flat.id, position, body })
+    }
 }
 
 /// What became of one id that was to be cancelled or retried.
@@ -317,5 +358,89 @@ impl Refusal {
     /// A refusal of this kind.
     pub fn new(kind: RefusalKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), index: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(json: &str) -> Box<RawValue> {
+        RawValue::from_string(json.to_owned()).unwrap()
+    }
+
+    fn task() -> Box<TaskView> {
+        let mut task: TaskView = serde_json::from_value(serde_json::json!({
+            "id": TaskId::new(), "kind": "noop", "state": "succeeded", "priority": 5,
+            "queue": "default", "attempt": 1, "max_attempts": 3,
+            "created_at": "2026-01-02T03:04:05Z",
+        }))
+        .unwrap();
+        task.input = Some(raw("{\"a\":  1.50}"));
+        task.output = Some(raw("[ ]"));
+        Box::new(task)
+    }
+
+    fn reread<T: Serialize + serde::de::DeserializeOwned>(message: &T) -> String {
+        let written = serde_json::to_string(message).unwrap();
+        let read: T = serde_json::from_str(&written).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), written);
+        written
+    }
+
+    #[test]
+    fn requests_read_back_as_written_with_raw_json_untouched() {
+        let id = TaskId::new();
+        let tasks = vec![NewTask::new("noop", raw("{\"a\":  1.50}"))];
+        let submit = Request::Submit { tasks, dry_run: false, room_for: 0, wait: true };
+        assert!(reread(&submit).contains("{\"a\":  1.50}"));
+        for request in [
+            Request::Status { id },
+            Request::Wait { ids: vec![id], full: true },
+            Request::Follow { id, after: Some(EventPosition { attempt: 1, n: 2 }) },
+            Request::List(ListFilter { states: vec![State::Failed], ..ListFilter::default() }),
+            Request::QueueClear { queue: None },
+            Request::Info,
+            Request::Stop { now: true },
+        ] {
+            reread(&request);
+        }
+    }
+
+    #[test]
+    fn replies_read_back_as_written_with_raw_json_untouched() {
+        let ended = Ended { id: TaskId::new(), state: State::Succeeded, task: Some(task()) };
+        for reply in [
+            Reply::Task { task: task() },
+            Reply::Tasks { tasks: vec![*task()] },
+            Reply::Finished { tasks: vec![ended] },
+        ] {
+            let written = reread(&reply);
+            assert!(written.contains("{\"a\":  1.50}") && written.contains("[ ]"));
+        }
+        reread(&Reply::Json { document: raw("{\"a\": [1]}") });
+        reread(&Reply::Error(Refusal::new(RefusalKind::Unavailable, "full")));
+        reread(&Reply::End);
+    }
+
+    #[test]
+    fn events_are_flat_and_read_back_as_written() {
+        let bodies = [
+            (FollowBody::Waiting, "waiting"),
+            (FollowBody::Started { worker_pid: 7 }, "started"),
+            (FollowBody::Restarted, "restarted"),
+            (FollowBody::Text { text: "hi".to_owned() }, "text"),
+            (FollowBody::Data { data: serde_json::json!({"x": 1}) }, "data"),
+            (FollowBody::Data { data: serde_json::Value::Null }, "data"),
+            (FollowBody::Gap, "gap"),
+            (FollowBody::Finished { task: task() }, "finished"),
+        ];
+        for (body, name) in bodies {
+            let position = EventPosition { attempt: 1, n: 2 };
+            let event = FollowEvent { id: TaskId::new(), position, body };
+            let written = serde_json::to_value(&event).unwrap();
+            assert_eq!((&written["type"], &written["n"]), (&name.into(), &2.into()));
+            reread(&Reply::Event(event));
+        }
     }
 }
