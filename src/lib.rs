@@ -1,6 +1,7 @@
 //! forq runs LLM-agent work the way Gunicorn runs web requests.
 
 pub mod config;
+pub mod cli;
 pub mod handler;
 pub mod protocol;
 pub mod task;

@@ -1,0 +1,34 @@
+//! `forq backup`: a consistent copy of the database, made by the broker while it runs.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::client::unexpected;
+use super::out::{Out, size};
+use super::{CliError, Exit, Globals};
+use crate::protocol::control::{Reply, Request};
+
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// Where to; must not exist yet
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+pub(crate) fn run(args: BackupArgs, globals: &Globals, out: &mut Out) -> Result<u8, CliError> {
+    // The broker's working folder is not ours.
+    let file = std::path::absolute(&args.file)
+        .map_err(|error| CliError::invalid(format!("{}: {error}", args.file.display())))?;
+    let Some(file) = file.to_str().map(str::to_owned) else {
+        return Err(CliError::invalid(format!("{} is not UTF-8", file.display())));
+    };
+    match globals.connect()?.call(&Request::Backup { file: file.clone() })? {
+        Reply::Done { count } if out.json => {
+            out.value(&serde_json::json!({ "file": file, "bytes": count }))?;
+        }
+        Reply::Done { count } => out.line(format_args!("{file} ({})", size(count)))?,
+        other => return Err(unexpected(&other)),
+    }
+    Ok(Exit::Done as u8)
+}

@@ -1,0 +1,81 @@
+//! `forq follow`: a task's events as they come.
+
+use super::args::OneTask;
+use super::client::Client;
+use super::out::Out;
+use super::{CliError, Exit, Globals, result};
+use crate::protocol::control::{FollowBody, FollowEvent};
+use crate::task::{TaskId, TaskView};
+
+pub(crate) fn run(args: OneTask, globals: &Globals, out: &mut Out) -> Result<u8, CliError> {
+    follow(&mut globals.connect()?, args.id, out)
+}
+
+/// Streams a task to its end; its result is printed if nothing was streamed.
+pub(crate) fn follow(client: &mut Client, id: TaskId, out: &mut Out) -> Result<u8, CliError> {
+    let mut teller = Teller::default();
+    client.follow(id, |event| {
+        if out.json {
+            out.value(&event)?;
+        } else {
+            teller.tell(&event, out)?;
+        }
+        if let FollowBody::Finished { task } = event.body {
+            teller.ended = Some(task);
+        }
+        out.flush()
+    })?;
+    let Some(task) = teller.ended else {
+        return Err(CliError::internal(format!("the daemon did not say how task {id} ended")));
+    };
+    if !out.json && !teller.has_streamed {
+        return result::print(&task, out);
+    }
+    result::verdict(&task)?;
+    Ok(Exit::Done as u8)
+}
+
+/// Tells events to people.
+#[derive(Default)]
+struct Teller {
+    /// Whether the current attempt's text is on stdout.
+    has_streamed: bool,
+    in_line: bool,
+    ended: Option<Box<TaskView>>,
+}
+
+impl Teller {
+    fn tell(&mut self, event: &FollowEvent, out: &mut Out) -> Result<(), CliError> {
+        match &event.body {
+            FollowBody::Text { text } => {
+                out.raw(text)?;
+                self.has_streamed |= !text.is_empty();
+                self.in_line = if text.is_empty() { self.in_line } else { !text.ends_with('\n') };
+            }
+            FollowBody::Data { data } => {
+                self.end_line(out)?;
+                out.value(data)?;
+                self.has_streamed = true;
+            }
+            FollowBody::Restarted => {
+                self.end_line(out)?;
+                self.has_streamed = false;
+                out.note(format_args!(
+                    "task {} begins anew: attempt {}",
+                    event.id, event.position.attempt
+                ));
+            }
+            FollowBody::Gap => {
+                self.end_line(out)?;
+                out.note("some of the output is missing here: `forq result` has the whole");
+            }
+            FollowBody::Finished { .. } => self.end_line(out)?,
+            FollowBody::Waiting | FollowBody::Started { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn end_line(&mut self, out: &mut Out) -> Result<(), CliError> {
+        if std::mem::take(&mut self.in_line) { out.raw("\n") } else { Ok(()) }
+    }
+}

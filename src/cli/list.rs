@@ -1,0 +1,95 @@
+//! `forq list`: tasks, newest first, in pages.
+
+use clap::Args;
+use comfy_table::Cell;
+
+use super::client::{Client, unexpected};
+use super::out::{Out, span, state_cell};
+use super::{CliError, Exit, Globals, status, when};
+use crate::protocol::control::{ListFilter, Reply, Request};
+use crate::task::{State, TaskId, TaskView};
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only in this state; may be given several times
+    #[arg(long, value_name = "STATE")]
+    state: Vec<State>,
+    /// Only of this kind
+    #[arg(long)]
+    kind: Option<String>,
+    /// Only of this queue
+    #[arg(long, value_name = "NAME")]
+    queue: Option<String>,
+    #[command(flatten)]
+    page: Page,
+}
+
+/// Which part of a long list.
+#[derive(Debug, Args)]
+pub(crate) struct Page {
+    /// At most this many
+    #[arg(long, value_name = "N", default_value_t = 50,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    /// Only older than this task: the next page
+    #[arg(long, value_name = "ID")]
+    after: Option<TaskId>,
+}
+
+pub(crate) fn run(args: ListArgs, globals: &Globals, out: &mut Out) -> Result<u8, CliError> {
+    let mut client = globals.connect()?;
+    print(&mut client, args.state, args.kind, args.queue, &args.page, out)
+}
+
+/// Prints one page.
+pub(crate) fn print(
+    client: &mut Client,
+    states: Vec<State>,
+    kind: Option<String>,
+    queue: Option<String>,
+    page: &Page,
+    out: &mut Out,
+) -> Result<u8, CliError> {
+    let filter = ListFilter { states, kind, queue, limit: page.limit, after: page.after };
+    let tasks = match client.call(&Request::List(filter))? {
+        Reply::Tasks { tasks } => tasks,
+        other => return Err(unexpected(&other)),
+    };
+    if out.json {
+        for task in &tasks {
+            out.value(task)?;
+        }
+        return Ok(Exit::Done as u8);
+    }
+    if tasks.is_empty() {
+        out.note("no tasks");
+        return Ok(Exit::Done as u8);
+    }
+    let now_ms = when::now_ms();
+    out.table(
+        &["ID", "KIND", "STATE", "PRIO", "QUEUE", "ATTEMPT", "WAITED", "RAN", "AGE"],
+        tasks.iter().map(|task| row(task, now_ms)),
+    )?;
+    if let Some(last) = tasks.last().filter(|_| tasks.len() >= page.limit as usize) {
+        out.note(format_args!("hint: there may be more: --after {}", last.id));
+    }
+    Ok(Exit::Done as u8)
+}
+
+fn row(task: &TaskView, now_ms: i64) -> Vec<Cell> {
+    let age = match when::moment_ms(&task.created_at) {
+        Ok(created_ms) => span(u64::try_from(now_ms - created_ms).unwrap_or(0)),
+        Err(_) => String::new(),
+    };
+    vec![
+        Cell::new(task.id),
+        Cell::new(&task.kind),
+        state_cell(task.state, status::state(task)),
+        Cell::new(task.priority),
+        Cell::new(&task.queue),
+        Cell::new(task.attempt),
+        Cell::new(task.wait_ms.map(span).unwrap_or_default()),
+        Cell::new(task.run_ms.map(span).unwrap_or_default()),
+        Cell::new(age),
+    ]
+}

@@ -1,0 +1,137 @@
+//! `forq status`: one task, with every attempt and why it ended.
+
+use comfy_table::Cell;
+
+use super::args::OneTask;
+use super::out::{Out, span};
+use super::{CliError, Exit, Globals, result};
+use crate::task::{Attempt, Cause, TaskError, TaskView};
+
+pub(crate) fn run(args: OneTask, globals: &Globals, out: &mut Out) -> Result<u8, CliError> {
+    let task = result::one_task(&mut globals.connect()?, args.id)?;
+    if out.json {
+        out.value(&task)?;
+        return Ok(Exit::Done as u8);
+    }
+    out.pairs(&pairs(&task))?;
+    if !task.attempts.is_empty() {
+        out.line("")?;
+        out.table(
+            &["ATTEMPT", "STARTED", "ENDED", "WORKER", "OUTCOME", "WHY"],
+            task.attempts.iter().map(attempt_row),
+        )?;
+    }
+    if let Some(hint) = hint(&task) {
+        out.note(hint);
+    }
+    Ok(Exit::Done as u8)
+}
+
+fn pairs(task: &TaskView) -> Vec<(&'static str, String)> {
+    let mut pairs = vec![
+        ("id", task.id.to_string()),
+        ("kind", task.kind.clone()),
+        ("state", state(task)),
+        ("priority", task.priority.to_string()),
+        ("queue", task.queue.clone()),
+    ];
+    let mut add = |name, value: Option<String>| pairs.extend(value.map(|value| (name, value)));
+    add("lane", task.lane.clone());
+    add("session", task.session.clone());
+    add("key", task.key.clone());
+    add("attempt", Some(format!("{} of {}", task.attempt, task.max_attempts)));
+    add("created", Some(task.created_at.clone()));
+    add("due", task.due_at.clone());
+    add("started", task.started_at.clone());
+    add("finished", task.finished_at.clone());
+    add("waited", task.wait_ms.map(span));
+    add("ran", task.run_ms.map(span));
+    add("worker", task.worker_pid.map(|pid| pid.to_string()));
+    add("workflow", task.parent.map(|id| id.to_string()));
+    add(
+        "tokens",
+        task.usage
+            .map(|usage| format!("{} in, {} out", usage.prompt_tokens, usage.completion_tokens)),
+    );
+    add("input", task.input.as_ref().map(|input| input.get().to_owned()));
+    add("output", task.output.as_ref().map(|output| output.get().to_owned()));
+    add("error", task.error.as_ref().map(why));
+    pairs
+}
+
+/// The state, and what it waits for.
+pub(crate) fn state(task: &TaskView) -> String {
+    match task.waiting_for {
+        Some(waiting_for) => format!("{} ({})", task.state, word(&waiting_for)),
+        None => task.state.to_string(),
+    }
+}
+
+fn attempt_row(attempt: &Attempt) -> Vec<Cell> {
+    vec![
+        Cell::new(attempt.attempt),
+        Cell::new(&attempt.started_at),
+        Cell::new(attempt.ended_at.as_deref().unwrap_or("")),
+        Cell::new(attempt.worker_pid.map(|pid| pid.to_string()).unwrap_or_default()),
+        Cell::new(&attempt.outcome),
+        Cell::new(attempt.error.as_ref().map(why).unwrap_or_default()),
+    ]
+}
+
+/// An error in one line: kind, sentence, evidence.
+fn why(error: &TaskError) -> String {
+    let evidence = error.cause.as_ref().map(evidence).unwrap_or_default();
+    format!("{}: {}{evidence}", word(&error.kind), error.message)
+}
+
+fn evidence(cause: &Cause) -> String {
+    let parts: Vec<String> = [
+        cause.reason.map(|reason| word(&reason)),
+        cause.signal.clone(),
+        cause.exit_code.map(|code| format!("exit code {code}")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
+}
+
+/// The word that JSON uses, which is the one that users know.
+fn word(value: &impl serde::Serialize) -> String {
+    let json = serde_json::to_value(value).ok();
+    json.as_ref().and_then(|json| json.as_str()).unwrap_or_default().to_owned()
+}
+
+fn hint(task: &TaskView) -> Option<String> {
+    use crate::task::{State, WaitingFor};
+    match (task.state, task.waiting_for) {
+        (State::Failed, _) => Some(format!("hint: `forq retry {}` tries again", task.id)),
+        (_, Some(WaitingFor::Paused)) => {
+            Some(format!("hint: `forq queue resume --queue {}` lets it run", task.queue))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{ErrorKind, LossReason};
+
+    #[test]
+    fn an_error_tells_kind_sentence_and_evidence() {
+        let mut error = TaskError {
+            kind: ErrorKind::WorkerLost,
+            message: "the worker died".to_owned(),
+            retryable: true,
+            cause: Some(Cause {
+                signal: Some("SIGKILL".to_owned()),
+                exit_code: None,
+                reason: Some(LossReason::Oom),
+            }),
+        };
+        assert_eq!(why(&error), "worker_lost: the worker died (oom, SIGKILL)");
+        error.cause = None;
+        assert_eq!(why(&error), "worker_lost: the worker died");
+    }
+}

@@ -1,0 +1,71 @@
+//! Times as users write them.
+
+use jiff::{SignedDuration, Timestamp};
+
+/// The longest span that makes sense for a task; anything longer is a slip of the finger.
+const DURATION_HOURS_MAX: i64 = 10 * 366 * 24;
+
+/// A span like `10s`, `1h30m` or `500ms`, in milliseconds.
+pub(crate) fn duration_ms(text: &str) -> Result<u64, String> {
+    let span: SignedDuration = text
+        .parse()
+        .map_err(|_| format!("'{text}' is not a length of time: write it like 10s or 1h30m"))?;
+    if span.is_negative() {
+        return Err(format!("'{text}' is negative: a length of time starts at 0s"));
+    }
+    if span > SignedDuration::from_hours(DURATION_HOURS_MAX) {
+        return Err(format!("'{text}' is over ten years"));
+    }
+    u64::try_from(span.as_millis()).map_err(|error| error.to_string())
+}
+
+/// A moment in RFC 3339, in milliseconds since 1970.
+pub(crate) fn moment_ms(text: &str) -> Result<i64, String> {
+    let moment: Timestamp = text.parse().map_err(|_| {
+        format!("'{text}' is not a moment with its zone: write it like 2030-01-31T08:00:00Z")
+    })?;
+    Ok(moment.as_millisecond())
+}
+
+/// Now, in milliseconds since 1970.
+pub(crate) fn now_ms() -> i64 {
+    Timestamp::now().as_millisecond()
+}
+
+/// The moment that is `ms` after `start_ms`.
+pub(crate) fn after(start_ms: i64, ms: u64) -> i64 {
+    start_ms.saturating_add_unsigned(ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_read_and_bounded() {
+        let good =
+            [("10s", 10_000), ("1h30m", 5_400_000), ("500ms", 500), ("0s", 0), ("1.5s", 1_500)];
+        for (text, ms) in good {
+            assert_eq!(duration_ms(text), Ok(ms), "{text}");
+        }
+        for (text, reason) in [
+            ("-5s", "negative"),
+            ("10", "not a length"),
+            ("", "not a length"),
+            ("soon", "not a length"),
+            ("99999999h", "ten years"),
+        ] {
+            let error = duration_ms(text).unwrap_err();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn moments_have_a_zone() {
+        assert_eq!(moment_ms("1970-01-01T00:00:01Z"), Ok(1_000));
+        assert_eq!(moment_ms("1970-01-01T01:00:00+01:00"), Ok(0));
+        for text in ["tomorrow", "2030-01-31T08:00:00", ""] {
+            assert!(moment_ms(text).is_err(), "{text}");
+        }
+    }
+}
