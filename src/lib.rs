@@ -7,3 +7,5 @@ pub mod protocol;
 pub mod task;
 
 mod broker;
+#[allow(dead_code, reason = "the worker's loop comes next")]
+mod worker;

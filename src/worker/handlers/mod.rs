@@ -1,0 +1,6 @@
+//! The kinds of task that every forq knows, one file each.
+
+pub(crate) mod noop;
+pub(crate) mod sleep;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,0 +1,3 @@
+//! The worker: runs tasks on its own event loop.
+
+pub(crate) mod handlers;
