@@ -2,6 +2,9 @@
 
 pub mod config;
 pub mod cli;
+#[allow(dead_code, reason = "the binary's main comes next")]
+#[doc(hidden)]
+pub mod guard;
 pub mod handler;
 pub mod protocol;
 pub mod task;

@@ -1,5 +1,6 @@
 //! The kinds of task that every forq knows, one file each.
 
+pub(crate) mod exec;
 pub(crate) mod noop;
 pub(crate) mod sleep;
 #[cfg(test)]
