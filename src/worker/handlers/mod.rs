@@ -1,6 +1,7 @@
 //! The kinds of task that every forq knows, one file each.
 
 pub(crate) mod exec;
+pub(crate) mod http;
 pub(crate) mod noop;
 pub(crate) mod sleep;
 #[cfg(test)]
