@@ -6,6 +6,7 @@ pub mod cli;
 #[doc(hidden)]
 pub mod guard;
 pub mod handler;
+pub mod openai;
 pub mod protocol;
 pub mod task;
 
