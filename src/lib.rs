@@ -8,6 +8,7 @@ pub mod guard;
 pub mod handler;
 pub mod openai;
 pub mod protocol;
+pub mod sim;
 pub mod task;
 
 mod broker;

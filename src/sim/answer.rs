@@ -1,0 +1,263 @@
+//! What the simulated model says: the prompt's own most telling sentences and words.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::check::Forced;
+use super::draw::{mix, mix_text};
+use crate::openai::{ChatRequest, Message};
+
+/// How much of a prompt is read for the answer; its tokens are counted to the end.
+const READ_CHARS_MAX: usize = 64 << 10;
+/// Longest sentence that is quoted.
+const QUOTE_CHARS_MAX: usize = 240;
+/// Longest piece that counts as one token.
+const TOKEN_CHARS_MAX: usize = 8;
+/// Letters from which on a word may be a telling one.
+const WORD_CHARS_MIN: usize = 4;
+/// How deep the arguments of a tool are filled in.
+const ARGUMENTS_DEPTH_MAX: usize = 8;
+
+const OPENINGS: [&str; 4] = ["In short:", "The gist:", "What stands out:", "To sum up:"];
+
+/// What the model answers.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Answer {
+    /// The name of the function that it calls with `tokens` as arguments; `None`: it speaks.
+    pub(super) calls: Option<String>,
+    /// The text, or the arguments of the call, a token each.
+    pub(super) tokens: Vec<String>,
+    /// `stop`, `length` or `tool_calls`.
+    pub(super) finish_reason: &'static str,
+    /// Tokens of the whole prompt.
+    pub(super) prompt_tokens: u64,
+}
+
+/// The answer to a request: the same for the same messages and seed.
+pub(super) fn answer(request: &ChatRequest, forced: Option<&Forced>, seed: u64) -> Answer {
+    let messages = request.messages.as_deref().unwrap_or_default();
+    let texts: Vec<String> = messages.iter().map(text_of).collect();
+    let asked = messages.iter().rposition(|message| message.role == "user");
+    let prompt: String = match asked {
+        Some(index) => texts[index].chars().take(READ_CHARS_MAX).collect(),
+        None => String::new(),
+    };
+    let (text, complete) = match forced {
+        Some(tool) => (arguments(&tool.parameters, &prompt, 0).to_string(), "tool_calls"),
+        None => (speak(&prompt, seed), "stop"),
+    };
+    let mut tokens: Vec<String> = tokens(&text).map(str::to_owned).collect();
+    let limit = [request.max_tokens, request.max_completion_tokens].into_iter().flatten().min();
+    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let finish_reason = if tokens.len() > limit { "length" } else { complete };
+    tokens.truncate(limit);
+    Answer {
+        calls: forced.map(|tool| tool.name.clone()),
+        tokens,
+        finish_reason,
+        prompt_tokens: texts.iter().map(|text| tokens_in(text)).sum(),
+    }
+}
+
+fn text_of(message: &Message) -> String {
+    message.content.clone().map(crate::openai::Content::into_text).unwrap_or_default()
+}
+
+fn tokens_in(text: &str) -> u64 {
+    tokens(text).count() as u64
+}
+
+/// A token is a word, or a part of a long one, with the white space before it.
+fn tokens(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let word_at = rest.len() - rest.trim_start().len();
+        let end = rest[word_at..]
+            .char_indices()
+            .enumerate()
+            .find(|(count, (_, char))| char.is_whitespace() || *count == TOKEN_CHARS_MAX)
+            .map_or(rest.len(), |(_, (at, _))| word_at + at);
+        let (token, tail) = rest.split_at(end);
+        rest = tail;
+        (!token.is_empty()).then_some(token)
+    })
+}
+
+fn speak(prompt: &str, seed: u64) -> String {
+    let hash = mix_text(seed, prompt);
+    let counts = word_counts(prompt);
+    let quotes = telling_sentences(prompt, &counts, 2 + (mix(hash) % 2) as usize);
+    if quotes.is_empty() {
+        return "[simulated] There are no words in the prompt to answer with.".into();
+    }
+    let opening = OPENINGS[(hash % OPENINGS.len() as u64) as usize];
+    let mut text = format!("[simulated] {opening} {}", quotes.join(" "));
+    let words = telling_words(&counts, 5);
+    if !words.is_empty() {
+        text.push_str(" Most frequent: ");
+        text.push_str(&words.join(", "));
+        text.push('.');
+    }
+    text
+}
+
+fn words(text: &str) -> impl Iterator<Item = String> {
+    text.split(|char: char| !char.is_alphanumeric() && char != '_')
+        .filter(|word| word.chars().count() >= WORD_CHARS_MIN)
+        .map(str::to_lowercase)
+}
+
+fn word_counts(text: &str) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for word in words(text) {
+        *counts.entry(word).or_insert(0) += 1;
+    }
+    counts
+}
+
+fn telling_words(counts: &BTreeMap<String, usize>, most: usize) -> Vec<&str> {
+    let mut ranked: Vec<_> = counts.iter().collect();
+    ranked.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    ranked.into_iter().take(most).map(|(word, _)| word.as_str()).collect()
+}
+
+/// The sentences whose words are the most frequent, in the order of the text.
+fn telling_sentences(text: &str, counts: &BTreeMap<String, usize>, most: usize) -> Vec<String> {
+    let mut ranked: Vec<(usize, usize, &str)> = sentences(text)
+        .enumerate()
+        .map(|(place, sentence)| {
+            let scores: Vec<usize> =
+                words(sentence).map(|word| counts.get(&word).copied().unwrap_or(0)).collect();
+            // Per word, in thousandths: a long sentence is not better for being long.
+            (1000 * scores.iter().sum::<usize>() / scores.len().max(1), place, sentence)
+        })
+        .collect();
+    ranked.sort_by_key(|(score, place, _)| (std::cmp::Reverse(*score), *place));
+    ranked.truncate(most);
+    ranked.sort_by_key(|(_, place, _)| *place);
+    ranked.into_iter().map(|(_, _, sentence)| quote(sentence)).collect()
+}
+
+fn sentences(text: &str) -> impl Iterator<Item = &str> {
+    text.split_inclusive('\n')
+        .flat_map(|line| line.split_inclusive(['.', '!', '?', '。']))
+        .map(str::trim)
+        .filter(|sentence| sentence.chars().any(char::is_alphanumeric))
+}
+
+fn quote(sentence: &str) -> String {
+    match sentence.char_indices().nth(QUOTE_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", sentence[..end].trim_end()),
+        None => sentence.to_owned(),
+    }
+}
+
+/// Arguments that fit a tool's JSON Schema, as far as `type`, `enum` and `properties` say.
+fn arguments(schema: &Value, prompt: &str, depth: usize) -> Value {
+    if let Some(first) = schema.get("enum").and_then(Value::as_array).and_then(|all| all.first()) {
+        return first.clone();
+    }
+    match schema.get("type").and_then(Value::as_str) {
+        Some("string") => {
+            format!("[simulated] {}", sentences(prompt).next().map(quote).unwrap_or_default())
+                .into()
+        }
+        Some("integer" | "number") => 1.into(),
+        Some("boolean") => true.into(),
+        Some("array") => Value::Array(Vec::new()),
+        Some("null") => Value::Null,
+        _ if depth >= ARGUMENTS_DEPTH_MAX => Value::Null,
+        _ => {
+            let properties = schema.get("properties").and_then(Value::as_object);
+            let filled: Map<String, Value> = properties
+                .into_iter()
+                .flatten()
+                .map(|(name, schema)| (name.clone(), arguments(schema, prompt, depth + 1)))
+                .collect();
+            Value::Object(filled)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    const PROMPT: &str = "The queue keeps tasks. A queue is durable! Birds sing.\nTasks leave \
+                          the queue in order.";
+
+    fn ask(text: &str, max_tokens: Option<u64>, seed: u64) -> Answer {
+        let request = ChatRequest {
+            messages: Some(vec![Message::text("user", text)]),
+            max_tokens,
+            ..ChatRequest::default()
+        };
+        answer(&request, None, seed)
+    }
+
+    #[test]
+    fn the_answer_quotes_the_prompt_and_says_what_it_is() {
+        let answer = ask(PROMPT, None, 1);
+        let text = answer.tokens.concat();
+        assert!(text.starts_with("[simulated] "), "{text}");
+        assert!(text.contains("A queue is durable!"), "{text}");
+        assert!(!text.contains("Birds"), "{text}");
+        assert!(text.contains("Most frequent: queue, tasks"), "{text}");
+        assert_eq!(answer.finish_reason, "stop");
+        assert_eq!(answer, ask(PROMPT, None, 1));
+        assert!((2..20).any(|seed| ask(PROMPT, None, seed) != answer));
+    }
+
+    #[test]
+    fn a_token_limit_cuts_and_says_so() {
+        let whole = ask(PROMPT, None, 1).tokens;
+        let cut = ask(PROMPT, Some(3), 1);
+        assert_eq!(cut.tokens, whole[..3]);
+        assert_eq!(cut.finish_reason, "length");
+        assert_eq!(ask(PROMPT, Some(whole.len() as u64), 1).finish_reason, "stop");
+    }
+
+    #[test]
+    fn an_empty_prompt_has_an_answer() {
+        assert!(ask(" \n…", None, 1).tokens.concat().contains("no words"));
+        assert_eq!(ask("", None, 1).prompt_tokens, 0);
+    }
+
+    #[test]
+    fn arguments_fit_their_schema() {
+        let parameters = json!({"type": "object", "properties": {
+            "city": {"type": "string"}, "days": {"type": "integer"},
+            "unit": {"type": "string", "enum": ["c", "f"]},
+            "where": {"type": "object", "properties": {"exact": {"type": "boolean"}}},
+        }});
+        let forced = Forced { name: "weather".into(), parameters };
+        let request = ChatRequest {
+            messages: Some(vec![Message::text("user", "Weather in Bergen?")]),
+            ..ChatRequest::default()
+        };
+        let answer = answer(&request, Some(&forced), 0);
+        let filled: Value = serde_json::from_str(&answer.tokens.concat()).unwrap();
+        let expected = json!({
+            "city": "[simulated] Weather in Bergen?", "days": 1, "unit": "c",
+            "where": {"exact": true},
+        });
+        assert_eq!(filled, expected);
+        assert_eq!(answer.calls.as_deref(), Some("weather"));
+        assert_eq!(answer.finish_reason, "tool_calls");
+    }
+
+    proptest! {
+        #[test]
+        fn tokens_join_to_the_text(text in "[a-zé漢 \n]{0,80}") {
+            prop_assert_eq!(tokens(&text).collect::<String>(), text);
+        }
+
+        #[test]
+        fn any_prompt_is_answered(text in any::<String>(), seed in any::<u64>()) {
+            prop_assert!(!ask(&text, None, seed).tokens.is_empty());
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Chance without a generator: what happens to request number n follows from the seed and n, so
+//! that a run can be repeated.
+
+use super::SimOptions;
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Answer,
+    /// Status 500.
+    Fail,
+    /// Status 429.
+    RateLimit,
+}
+
+/// The fate of request `number`.
+pub(super) fn fate(options: &SimOptions, number: u64) -> Fate {
+    let draw = unit(mix(options.seed ^ mix(number)));
+    if draw < options.rate_limit_rate {
+        Fate::RateLimit
+    } else if draw
+        < options.rate_limit_rate + options.failure_rate * (1.0 - options.rate_limit_rate)
+    {
+        Fate::Fail
+    } else {
+        Fate::Answer
+    }
+}
+
+/// Spreads `value` evenly over all 64 bits (the finalizer of splitmix64).
+pub(super) fn mix(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+/// The same for a text.
+pub(super) fn mix_text(seed: u64, text: &str) -> u64 {
+    text.bytes().fold(mix(seed), |hash, byte| mix(hash ^ u64::from(byte)))
+}
+
+/// From 0 to just under 1.
+fn unit(bits: u64) -> f64 {
+    const BITS: u32 = f64::MANTISSA_DIGITS;
+    (bits >> (u64::BITS - BITS)) as f64 / (1u64 << BITS) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fates(failure_rate: f64, rate_limit_rate: f64, seed: u64) -> Vec<Fate> {
+        let options = SimOptions { failure_rate, rate_limit_rate, seed, ..SimOptions::default() };
+        (0..10_000).map(|number| fate(&options, number)).collect()
+    }
+
+    #[test]
+    fn rates_hold() {
+        let fates = fates(0.2, 0.1, 7);
+        let share = |wanted| {
+            fates.iter().filter(|fate| **fate == wanted).count() as f64 / fates.len() as f64
+        };
+        assert!((share(Fate::RateLimit) - 0.1).abs() < 0.02);
+        // Of those that are not refused.
+        assert!((share(Fate::Fail) - 0.2 * 0.9).abs() < 0.02);
+    }
+
+    #[test]
+    fn nothing_and_everything() {
+        assert!(fates(0.0, 0.0, 1).iter().all(|fate| *fate == Fate::Answer));
+        assert!(fates(1.0, 0.0, 1).iter().all(|fate| *fate == Fate::Fail));
+        assert!(fates(1.0, 1.0, 1).iter().all(|fate| *fate == Fate::RateLimit));
+    }
+
+    #[test]
+    fn the_seed_decides() {
+        assert_eq!(fates(0.5, 0.0, 1), fates(0.5, 0.0, 1));
+        assert_ne!(fates(0.5, 0.0, 1), fates(0.5, 0.0, 2));
+    }
+}

@@ -1,0 +1,95 @@
+//! The simulated model that `forq sim-llm` serves: an OpenAI-compatible server whose answers are
+//! made from the prompt's own words, the same for the same prompt and seed, and say that they are
+//! simulated. It is there to start on without an account, and to test against.
+//!
+//! # Layout
+//! - `answer`: what it says, pure
+//! - `draw`: when it fails, pure
+//! - `check`: which requests it refuses, pure
+//! - `routes`: its HTTP face
+//! - `stream`: an answer at the pace of a model
+
+mod answer;
+mod check;
+mod draw;
+mod routes;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use axum::serve::ListenerExt;
+
+/// The one model's name.
+pub const MODEL: &str = "sim-1-simulated";
+/// Longest request body.
+pub const REQUEST_BYTES_MAX: usize = 32 << 20;
+
+/// How the simulated model behaves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SimOptions {
+    /// Where `forq sim-llm` listens.
+    pub listen: SocketAddr,
+    /// Time to the first token, in milliseconds.
+    pub first_token_ms: u64,
+    /// Pace of the tokens after it; 0 for all at once.
+    pub tokens_per_second: f64,
+    /// Share of requests, 0 to 1, that fail with status 500.
+    pub failure_rate: f64,
+    /// Share of requests, 0 to 1, that are refused with status 429 and `Retry-After`.
+    pub rate_limit_rate: f64,
+    /// Varies the answers and the order of failures.
+    pub seed: u64,
+}
+
+impl Default for SimOptions {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8399)),
+            first_token_ms: 0,
+            tokens_per_second: 0.0,
+            failure_rate: 0.0,
+            rate_limit_rate: 0.0,
+            seed: 0,
+        }
+    }
+}
+
+impl SimOptions {
+    /// Checks what types cannot; the error is one sentence that names the option.
+    pub fn check(&self) -> Result<(), String> {
+        for (name, rate) in
+            [("failure_rate", self.failure_rate), ("rate_limit_rate", self.rate_limit_rate)]
+        {
+            if !(0.0..=1.0).contains(&rate) {
+                return Err(format!("{name} is {rate}: give a share from 0 to 1"));
+            }
+        }
+        let pace = self.tokens_per_second;
+        if !(pace.is_finite() && pace >= 0.0) {
+            return Err(format!("tokens_per_second is {pace}: give 0 (no delay) or more"));
+        }
+        Ok(())
+    }
+}
+
+/// Serves the simulated model until `shutdown` is ready. Answers that are under way then are
+/// ended with their connections when the runtime ends.
+pub async fn serve(
+    listener: tokio::net::TcpListener,
+    options: SimOptions,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    // Without this, each token of a stream waits for the acknowledgement of the one before.
+    let listener = listener.tap_io(|stream| {
+        // A connection that is already gone: its next read says so.
+        let _ = stream.set_nodelay(true);
+    });
+    tokio::select! {
+        result = axum::serve(listener, routes::router(options)) => result,
+        () = shutdown => Ok(()),
+    }
+}
