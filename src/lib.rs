@@ -14,3 +14,4 @@ pub mod task;
 mod broker;
 #[allow(dead_code, reason = "the worker's loop comes next")]
 mod worker;
+pub mod worker;

@@ -6,3 +6,6 @@ pub(crate) mod noop;
 pub(crate) mod sleep;
 #[cfg(test)]
 pub(crate) mod testing;
+//! The built-in kinds of task.
+
+pub mod chat;

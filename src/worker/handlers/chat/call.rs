@@ -1,0 +1,160 @@
+//! One call of a provider: asks, judges the status, and reads the answer.
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::{Client, Response, StatusCode};
+use secrecy::ExposeSecret;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::answer::Answer;
+use super::failure;
+use super::input::prepare;
+use super::read::{Reader, deadline};
+use super::route::{Provider, Route};
+use crate::handler::{Context, HandlerError};
+use crate::openai::ChatRequest;
+
+/// Longest time for a connection to be made, TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most bytes of an error's body that are read.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+/// Longest wait for them.
+const ERROR_WAIT_MAX: Duration = Duration::from_secs(5);
+const USER_AGENT: &str = concat!("forq/", env!("CARGO_PKG_VERSION"));
+
+/// What the calls of one worker share.
+#[derive(Default)]
+pub(super) struct Caller {
+    /// Built on first use: never before a fork, and never in the broker.
+    client: OnceCell<Client>,
+    /// Providers that answered 400 to `stream_options` and well without: not asked again.
+    without_usage: RefCell<BTreeSet<String>>,
+}
+
+impl Caller {
+    /// Calls the route's provider within its time limits. Dropping the future closes the call.
+    pub(super) async fn call(
+        &self,
+        route: &Route,
+        request: ChatRequest,
+        context: &Context,
+    ) -> Result<Answer, HandlerError> {
+        let provider = &*route.provider;
+        let streams = request.stream != Some(false);
+        let first_token_by =
+            streams.then(|| deadline(Instant::now(), provider.first_token_timeout));
+        let exchange = async {
+            let response = self.ask(route, request, first_token_by).await?;
+            let last_event = Instant::now();
+            Reader { provider, context, response, first_token_by, last_event }.read().await
+        };
+        timeout(provider.timeout, exchange)
+            .await
+            .unwrap_or_else(|_| Err(failure::timed_out(provider, "timeout", provider.timeout)))
+    }
+
+    /// Asks until there is an answer with a good status; a second time only if the first was
+    /// refused with an option that the input did not have.
+    async fn ask(
+        &self,
+        route: &Route,
+        request: ChatRequest,
+        first_token_by: Option<Instant>,
+    ) -> Result<Response, HandlerError> {
+        let provider = &*route.provider;
+        let with_usage = !self.without_usage.borrow().contains(&provider.name);
+        let mut first = request.clone();
+        let added = prepare(&mut first, &route.model, with_usage);
+        let response = self.send(provider, &first, first_token_by).await?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let picky = [StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY].contains(&status);
+        if !(added && picky) {
+            return Err(refusal(provider, response).await);
+        }
+        // Unread, it would hold its connection open beside the second.
+        drop(response);
+        let mut second = request;
+        prepare(&mut second, &route.model, false);
+        let response = self.send(provider, &second, first_token_by).await?;
+        if !response.status().is_success() {
+            return Err(refusal(provider, response).await);
+        }
+        self.without_usage.borrow_mut().insert(provider.name.clone());
+        Ok(response)
+    }
+
+    async fn send(
+        &self,
+        provider: &Provider,
+        request: &ChatRequest,
+        first_token_by: Option<Instant>,
+    ) -> Result<Response, HandlerError> {
+        let body = serde_json::to_vec(request)
+            .map_err(|error| HandlerError::input(format!("input: {error}")))?;
+        let url = format!("{}/chat/completions", provider.base_url.trim_end_matches('/'));
+        let mut call = self
+            .client(provider)?
+            .post(url)
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .body(body);
+        if let Some(key) = bearer(provider)? {
+            call = call.header(AUTHORIZATION, key);
+        }
+        let sent = match first_token_by {
+            Some(by) => timeout_at(by, call.send()).await.map_err(|_| {
+                let limit = provider.first_token_timeout;
+                failure::timed_out(provider, "first_token_timeout", limit)
+            })?,
+            None => call.send().await,
+        };
+        sent.map_err(|error| failure::transport(provider, &error))
+    }
+
+    fn client(&self, provider: &Provider) -> Result<&Client, HandlerError> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        // An error only means that somebody in this process has installed one before.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder()
+            .user_agent(USER_AGENT)
+            .connect_timeout(CONNECT_TIMEOUT)
+            // A key goes to the server that it is meant for, and nowhere else.
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|error| failure::transport(provider, &error))?;
+        Ok(self.client.get_or_init(|| client))
+    }
+}
+
+fn bearer(provider: &Provider) -> Result<Option<HeaderValue>, HandlerError> {
+    let Some(key) = &provider.api_key else { return Ok(None) };
+    let mut value = HeaderValue::try_from(format!("Bearer {}", key.expose_secret()))
+        .map_err(|_| failure::misconfigured(provider, "has an API key that no header can carry"))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}
+
+/// Reads what an answer with an error status says, as far as that comes soon.
+async fn refusal(provider: &Provider, mut response: Response) -> HandlerError {
+    let (status, headers) = (response.status(), response.headers().clone());
+    let mut body = Vec::new();
+    let read = async {
+        while let Ok(Some(piece)) = response.chunk().await {
+            body.extend_from_slice(&piece[..piece.len().min(ERROR_BYTES_MAX - body.len())]);
+            if body.len() == ERROR_BYTES_MAX {
+                break;
+            }
+        }
+    };
+    // What has come by then is enough.
+    let _ = timeout(ERROR_WAIT_MAX, read).await;
+    failure::refused(provider, status, &headers, &body, Timestamp::now())
+}
