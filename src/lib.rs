@@ -1,8 +1,7 @@
 //! forq runs LLM-agent work the way Gunicorn runs web requests.
 
-pub mod config;
 pub mod cli;
-#[allow(dead_code, reason = "the binary's main comes next")]
+pub mod config;
 #[doc(hidden)]
 pub mod guard;
 pub mod handler;
@@ -12,6 +11,4 @@ pub mod sim;
 pub mod task;
 
 mod broker;
-#[allow(dead_code, reason = "the worker's loop comes next")]
 mod worker;
-pub mod worker;

@@ -1,6 +1,149 @@
 //! The broker: owns the queue, the store and every client connection.
-#![allow(dead_code)]
+//!
+//! One loop ([`turn`]) owns all state ([`Core`]). Connections are small tasks that turn bytes into
+//! [`Input`]s; the store's threads answer over a channel. A turn takes in everything that has
+//! gathered, decides, and hands the store one batch: so work is batched exactly when there is
+//! much of it.
+//!
+//! * [`clients`], [`workers`], [`master`]: the connections; [`framed`], [`outbox`]: how they read
+//!   and write.
+//! * [`requests`], [`waits`], [`follow`], [`info`]: what clients ask.
+//! * [`dispatch`], [`runs`], [`loss`]: tasks on their way to workers and back.
+//! * [`queue`], [`rules`], [`events`]: the decisions, pure.
+//! * [`answers`], [`clock`], [`drain`]: what the store says, what time brings, how it ends.
+//! * [`store`]: where tasks live.
 
-mod queue;
+mod answers;
+mod clients;
+mod clock;
+mod dispatch;
+mod drain;
+mod events;
+mod follow;
+mod framed;
+mod info;
+mod loss;
+mod master;
+mod outbox;
+pub(crate) mod queue;
+mod requests;
 mod rules;
+mod runs;
+mod start;
 pub(crate) mod store;
+mod turn;
+mod waits;
+mod workers;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use crate::config::Config;
+use crate::handler::Registry;
+use crate::protocol::control::Request;
+use crate::protocol::lifeline::{self, Exit, Pool};
+use crate::protocol::link::{Seq, ToBroker};
+use crate::task::TaskId;
+
+use clients::ReplyTo;
+use drain::Phase;
+use follow::Follower;
+use outbox::Outbox;
+use queue::Queues;
+use runs::RunState;
+use store::reader::Reader;
+use store::writer::{Op, Writer};
+use waits::Wait;
+
+pub(crate) use start::{Start, run};
+
+/// Everything that can happen to the broker, but for the store's answers.
+pub(crate) enum Input {
+    /// A client asks.
+    Asked { to: ReplyTo, request: Request },
+    /// A client is gone, and its waits with it.
+    ClientGone { client: u64 },
+    /// A connection on the worker socket.
+    Knocked(workers::Knock),
+    /// A worker said hello.
+    WorkerCame { connection: u64, serial: u64, hello: crate::protocol::link::Hello, outbox: Outbox },
+    /// A worker said something else.
+    WorkerSaid { serial: u64, message: ToBroker },
+    /// A worker's connection ended, and everything that it had sent has been taken in.
+    WorkerGone { connection: u64, serial: u64 },
+    /// The master said something.
+    Master(lifeline::ToBroker),
+    /// A question that was asked elsewhere comes back with its answer.
+    Then(Box<dyn FnOnce(&mut Core)>),
+    /// Close the store and end: SIGTERM.
+    Terminate,
+}
+
+/// The broker's whole state. Its methods are spread over the files of this folder by subject.
+pub(crate) struct Core {
+    config: Config,
+    registry: Registry,
+    instance: i64,
+    started_at: Instant,
+    phase: Phase,
+    queues: Queues,
+    /// What runs, by the store's number.
+    runs: BTreeMap<Seq, RunState>,
+    /// The same by the task's id.
+    run_ids: BTreeMap<TaskId, Seq>,
+    workers: BTreeMap<u64, Worker>,
+    /// Tasks that must run alone and wait for a worker to become empty.
+    solo: VecDeque<store::Ready>,
+    knocks: Vec<workers::Knock>,
+    pool: Pool,
+    /// Deaths that were reported and not yet dealt with, each with its time.
+    exits: BTreeMap<u64, (Exit, Instant)>,
+    waits: BTreeMap<TaskId, Vec<Wait>>,
+    followers: BTreeMap<TaskId, Vec<Follower>>,
+    writer: Writer,
+    reader: Reader,
+    disk_full: bool,
+    /// What the store is to do, gathered over a turn.
+    batch: Vec<Op>,
+    /// What to do with the store's answers, in the order of the ops.
+    pending: VecDeque<answers::Pending>,
+    clock: clock::Clock,
+    to_master: master::ToMaster,
+    inputs: tokio::sync::mpsc::UnboundedSender<Input>,
+}
+
+/// A worker as the broker knows it.
+#[derive(Default)]
+pub(crate) struct Worker {
+    pid: i32,
+    slot: u32,
+    generation: u32,
+    /// Absent while it is not connected.
+    link: Option<Link>,
+    /// Tasks that it takes at once.
+    capacity: u32,
+    /// Claims on their way to it, and attempts that it runs.
+    in_flight: u32,
+    /// It runs one task that must be alone, or becomes empty for one.
+    solo: bool,
+    tasks_done: u64,
+}
+
+pub(crate) struct Link {
+    connection: u64,
+    outbox: Outbox,
+}
+
+impl Core {
+    /// Adds a step for the store, and what to do with its answer.
+    fn store(&mut self, op: Op, pending: answers::Pending) {
+        self.batch.push(op);
+        self.pending.push_back(pending);
+    }
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

@@ -220,3 +220,14 @@ fn raw(text: Option<String>) -> Option<Box<RawValue>> {
 pub(crate) fn rfc3339(ms: i64) -> String {
     Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH).to_string()
 }
+
+/// How many tasks count against `max_queued`.
+pub(crate) fn waiting(db: &Connection) -> rusqlite::Result<u64> {
+    db.query_row(
+        "SELECT (SELECT count(*) FROM tasks WHERE state = 0)
+              + (SELECT count(*) FROM tasks WHERE state = 2)
+              + (SELECT count(*) FROM tasks WHERE lane IS NOT NULL AND state < 4 AND state = 3)",
+        [],
+        |row| row.get::<_, i64>(0).map(i64::unsigned_abs),
+    )
+}

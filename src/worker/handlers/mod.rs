@@ -1,11 +1,9 @@
 //! The kinds of task that every forq knows, one file each.
 
+pub(crate) mod chat;
 pub(crate) mod exec;
 pub(crate) mod http;
 pub(crate) mod noop;
 pub(crate) mod sleep;
 #[cfg(test)]
 pub(crate) mod testing;
-//! The built-in kinds of task.
-
-pub mod chat;

@@ -100,6 +100,12 @@ impl Sqlite {
         Ok(store)
     }
 
+    /// Counts everything anew, for a broker that starts.
+    pub(crate) fn look(&mut self) -> Result<Depth, StoreError> {
+        self.depth = self.read_depth()?;
+        Ok(self.depth.clone())
+    }
+
     fn set_syncing(&mut self, syncing: bool) -> Result<(), StoreError> {
         let level = match (syncing, self.durability) {
             (true, _) => "FULL",

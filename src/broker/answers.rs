@@ -1,0 +1,190 @@
+//! What the store answers, and what follows from it.
+
+use crate::protocol::control::{Change, Refusal, Reply};
+use crate::protocol::link::{Run, ToWorker};
+use crate::task::{State, TaskId};
+
+use super::clients::ReplyTo;
+use super::queue::Need;
+use super::requests::Changes;
+use super::runs::RunState;
+use super::store::writer::Answer;
+use super::store::{self, Accepted, Due, Moved, Ready};
+use super::{Core, now_ms};
+
+/// What to do with an answer, noted when its op was sent.
+pub(crate) enum Pending {
+    Insert { to: ReplyTo, wait: bool },
+    Claim { serial: u64, ready: Ready },
+    End { run: Run, serial: u64 },
+    Cancel { id: TaskId, changes: Changes },
+    Retry { id: TaskId, changes: Changes },
+    Clear { to: ReplyTo, queue: Option<String>, cleared: u64 },
+    Promote,
+    Expire,
+    Prune,
+    Refill(Need),
+    Pause { to: ReplyTo, queue: Option<String>, paused: bool },
+    ExitSeen { serial: u64 },
+    Queues { to: ReplyTo, queue: Option<String> },
+    Document { to: ReplyTo, write: fn(&mut Core, ReplyTo, store::Depth) },
+    Drained,
+}
+
+impl Core {
+    /// Takes in one answer.
+    pub(super) fn answered(&mut self, answer: Answer) {
+        let Some(pending) = self.pending.pop_front() else {
+            tracing::error!("an answer of the store that nobody waits for");
+            return;
+        };
+        match (pending, answer) {
+            (Pending::Insert { to, wait }, Answer::Inserted(result)) => match result {
+                Ok(accepted) => self.inserted(&to, accepted, wait),
+                Err(refusal) => to.refuse(refusal),
+            },
+            (Pending::Claim { serial, ready }, Answer::Claimed(result)) => match result {
+                Ok(Some(claimed)) => self.claimed(serial, claimed),
+                Ok(None) => self.claim_failed(serial, &ready, false),
+                Err(_) => self.claim_failed(serial, &ready, true),
+            },
+            (Pending::End { run, serial }, Answer::Ended(moved)) => self.ended(run, serial, moved),
+            (Pending::Cancel { id, changes }, Answer::Cancelled(result)) => {
+                self.cancelled(id, &changes, result);
+            }
+            (Pending::Retry { id, changes }, Answer::Retried(result)) => {
+                self.retried(id, &changes, result);
+            }
+            (Pending::Clear { to, queue, cleared }, Answer::Cleared(result)) => match result {
+                Ok(moved) => self.cleared(to, queue, cleared, moved),
+                Err(refusal) => to.refuse(refusal),
+            },
+            (Pending::Promote, Answer::Promoted(due)) => self.promoted(due),
+            (Pending::Expire, Answer::Expired(due)) => self.expired(due),
+            (Pending::Prune, Answer::Pruned(count)) => self.clock.pruned(count, now_ms()),
+            (Pending::Refill(need), Answer::Refilled(found)) => self.queues.refilled(&need, &found),
+            (Pending::Pause { to, queue, paused }, Answer::Paused(result)) => match result {
+                Ok(()) => {
+                    self.queues.pause(queue.as_deref(), paused);
+                    to.send(&Reply::Done { count: 0 });
+                }
+                Err(refusal) => to.refuse(refusal),
+            },
+            (Pending::ExitSeen { serial }, Answer::Depth(_)) => self.exit_seen(serial),
+            (Pending::Queues { to, queue }, Answer::Depth(depth)) => {
+                self.tell_queues(&to, queue.as_deref(), &depth);
+            }
+            (Pending::Document { to, write }, Answer::Depth(depth)) => write(self, to, depth),
+            (Pending::Drained, Answer::Depth(_)) => self.drained(),
+            (_, answer) => tracing::error!("the store's answers are out of order: {answer:?}"),
+        }
+    }
+
+    fn inserted(&mut self, to: &ReplyTo, accepted: Vec<Accepted>, wait: bool) {
+        let ids: Vec<TaskId> = accepted.iter().map(|one| one.id).collect();
+        to.send(&Reply::Submitted { ids });
+        if wait {
+            self.wait_for_accepted(to, &accepted);
+        }
+        for one in accepted {
+            if let Some(ready) = &one.ready {
+                self.queues.push(ready);
+            }
+            self.clock.due(one.due_at_ms);
+            self.clock.expires(one.expires_at_ms);
+        }
+    }
+
+    /// Takes in a task's move: to the queue, to those who wait for it, to those who follow it.
+    pub(super) fn moved(&mut self, moved: Moved, run: Option<&RunState>) {
+        for ready in moved.ready.iter().chain(&moved.released) {
+            self.queues.push(ready);
+        }
+        self.clock.due(moved.due_at_ms);
+        if moved.state.is_final() {
+            self.tell_final(moved.id, moved.state, run);
+        } else if run.is_some() {
+            self.tell_again(moved.id);
+        }
+    }
+
+    fn promoted(&mut self, due: Due) {
+        self.clock.promoted(due.next_at_ms);
+        for moved in due.moved {
+            self.moved(moved, None);
+        }
+    }
+
+    fn expired(&mut self, due: Due) {
+        self.clock.expired(due.next_at_ms);
+        for moved in due.moved {
+            self.moved(moved, None);
+        }
+    }
+
+    fn cancelled(
+        &mut self,
+        id: TaskId,
+        changes: &Changes,
+        result: Result<Option<store::Cancelled>, Refusal>,
+    ) {
+        let change = |state, changed| Change { id, state, changed };
+        match result {
+            Err(refusal) => changes.refuse(refusal),
+            Ok(None) => changes.add(change(None, false)),
+            Ok(Some(store::Cancelled::Final(state))) => changes.add(change(Some(state), false)),
+            Ok(Some(store::Cancelled::Now(moved))) => {
+                self.moved(moved, None);
+                changes.add(change(Some(State::Cancelled), true));
+            }
+            Ok(Some(store::Cancelled::Running { seq })) => {
+                if let Some(state) = self.runs.get_mut(&seq) {
+                    state.facts.cancel_asked = true;
+                    let run = state.facts.run;
+                    self.cancel_run(run);
+                }
+                changes.add(change(Some(State::Running), true));
+            }
+        }
+    }
+
+    fn retried(
+        &mut self,
+        id: TaskId,
+        changes: &Changes,
+        result: Result<Option<store::Retried>, Refusal>,
+    ) {
+        match result {
+            Err(refusal) => changes.refuse(refusal),
+            Ok(None) => changes.add(Change { id, state: None, changed: false }),
+            Ok(Some(store::Retried::Not(state))) => {
+                changes.add(Change { id, state: Some(state), changed: false });
+            }
+            Ok(Some(store::Retried::Back(moved))) => {
+                let state = Some(moved.state);
+                self.moved(moved, None);
+                changes.add(Change { id, state, changed: true });
+            }
+        }
+    }
+
+    fn cleared(&mut self, to: ReplyTo, queue: Option<String>, before: u64, moved: Vec<Moved>) {
+        let cleared = before + moved.len() as u64;
+        let more = moved.len() == super::requests::CLEAR_TASKS as usize;
+        for moved in moved {
+            self.moved(moved, None);
+        }
+        if more {
+            self.clear(to, queue, cleared);
+        } else {
+            to.send(&Reply::Done { count: cleared });
+        }
+    }
+
+    pub(super) fn tell_drain(&self, serial: u64) {
+        let worker = self.workers.get(&serial);
+        if let Some(link) = worker.and_then(|worker| worker.link.as_ref()) {
+            link.outbox.put(&ToWorker::Drain);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Ready tasks to free workers.
+
+use super::answers::Pending;
+use super::queue::Need;
+use super::store::writer::Op;
+use super::store::{Claim, Owner, Ready, Refill};
+use super::{Core, Worker, now_ms};
+
+/// Bytes that may wait for one worker before it gets no more tasks: it does not read.
+const WORKER_OUTBOX_BYTES_MAX: usize = 4 << 20;
+
+impl Worker {
+    /// Whether it can take one more task now.
+    fn is_free(&self) -> bool {
+        let reads =
+            self.link.as_ref().is_some_and(|link| link.outbox.len() < WORKER_OUTBOX_BYTES_MAX);
+        reads && !self.solo && self.in_flight < self.capacity
+    }
+}
+
+impl Core {
+    /// Claims as many ready tasks as there are free slots.
+    pub(super) fn dispatch(&mut self) {
+        if !self.phase.dispatches() || self.disk_full {
+            return;
+        }
+        let now_ms = now_ms();
+        self.dispatch_solo(now_ms);
+        while let Some(serial) = self.least_loaded() {
+            let Some(ready) = self.queues.pop(now_ms) else { break };
+            if ready.solo {
+                self.solo.push_back(ready);
+                self.dispatch_solo(now_ms);
+            } else {
+                self.claim(serial, ready, now_ms);
+            }
+        }
+        for need in self.queues.needs() {
+            let Need { queue, priority, after, limit } = &need;
+            let refill =
+                Refill { queue: queue.clone(), priority: *priority, after: *after, limit: *limit };
+            self.store(Op::Refill(refill), Pending::Refill(need));
+        }
+    }
+
+    fn least_loaded(&self) -> Option<u64> {
+        let free = self.workers.iter().filter(|(_, worker)| worker.is_free());
+        free.min_by_key(|(_, worker)| worker.in_flight).map(|(serial, _)| *serial)
+    }
+
+    /// Gives a task that must run alone to an empty worker, or keeps one worker from filling up
+    /// until it is empty.
+    fn dispatch_solo(&mut self, now_ms: i64) {
+        while !self.solo.is_empty() {
+            let emptying = self
+                .workers
+                .iter()
+                .find(|(_, worker)| worker.solo && worker.in_flight == 0 && worker.link.is_some())
+                .map(|(serial, _)| *serial);
+            let empty = emptying.or_else(|| {
+                self.least_loaded().filter(|serial| self.workers[serial].in_flight == 0)
+            });
+            let Some(serial) = empty else { break };
+            let Some(ready) = self.solo.pop_front() else { break };
+            if let Some(worker) = self.workers.get_mut(&serial) {
+                worker.solo = true;
+            }
+            self.claim(serial, ready, now_ms);
+        }
+        let reserved = self.workers.values().any(|worker| worker.solo && worker.link.is_some());
+        if !self.solo.is_empty()
+            && !reserved
+            && let Some(serial) = self.least_loaded()
+            && let Some(worker) = self.workers.get_mut(&serial)
+        {
+            worker.solo = true;
+        }
+    }
+
+    fn claim(&mut self, serial: u64, ready: Ready, now_ms: i64) {
+        let Some(worker) = self.workers.get_mut(&serial) else { return };
+        worker.in_flight += 1;
+        let owner = Owner { instance: self.instance, serial };
+        let claim = Claim { seq: ready.seq, owner, worker_pid: worker.pid, now_ms };
+        self.store(Op::Claim(claim), Pending::Claim { serial, ready });
+    }
+
+    /// A claim came to nothing: the task was cancelled, or there is no room on the disk.
+    pub(super) fn claim_failed(&mut self, serial: u64, ready: &Ready, put_back: bool) {
+        if let Some(worker) = self.workers.get_mut(&serial) {
+            worker.in_flight = worker.in_flight.saturating_sub(1);
+            worker.solo &= worker.in_flight > 0;
+        }
+        if put_back {
+            self.queues.put_back(ready);
+        } else {
+            self.queues.ended(&ready.queue);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Clients that follow a task's events.
+
+use tokio::task::spawn_local;
+
+use crate::protocol::control::{EventPosition, FollowBody, FollowEvent, Refusal, Reply};
+use crate::protocol::link::EventBody;
+use crate::task::{State, TaskId, TaskView};
+
+use super::clients::ReplyTo;
+use super::runs::RunState;
+use super::store::view;
+use super::waits::no_such_task;
+use super::{Core, Input};
+
+/// One client that follows one task.
+pub(crate) struct Follower {
+    pub(crate) to: ReplyTo,
+    id: TaskId,
+    /// The last event that it was told of, here or on an earlier connection.
+    at: EventPosition,
+    /// It has seen an attempt before this one.
+    resumed: bool,
+}
+
+impl Follower {
+    fn tell(&self, body: FollowBody) {
+        let event = FollowEvent { id: self.id, position: self.at, body };
+        self.to.send(&Reply::Event(event));
+    }
+
+    /// Tells of the attempt that runs: its begin if that is news, then its events.
+    fn catch_up(&mut self, run: &RunState, worker_pid: i32) {
+        let attempt = run.facts.run.attempt;
+        if attempt > self.at.attempt {
+            self.at = EventPosition { attempt, n: 0 };
+            if std::mem::replace(&mut self.resumed, true) {
+                self.tell(FollowBody::Restarted);
+            }
+            self.tell(FollowBody::Started { worker_pid });
+        }
+        let (gap, events) = run.events.after(self.at.n);
+        if gap {
+            self.tell(FollowBody::Gap);
+        }
+        for (n, body) in events {
+            self.at.n = *n;
+            self.tell(match body {
+                EventBody::Text(text) => FollowBody::Text { text: text.clone() },
+                EventBody::Data(json) => {
+                    FollowBody::Data { data: serde_json::from_str(json).unwrap_or_default() }
+                }
+            });
+        }
+    }
+}
+
+impl Core {
+    /// `Follow`: listens first and looks second, so that nothing falls between.
+    pub(super) fn follow(&mut self, to: ReplyTo, id: TaskId, after: Option<EventPosition>) {
+        let at = after.unwrap_or_default();
+        let follower = Follower { to, id, at, resumed: at.attempt > 0 };
+        let client = follower.to.client;
+        self.followers.entry(id).or_default().push(follower);
+        self.tell_events(id);
+        let (reader, inputs) = (self.reader.clone(), self.inputs.clone());
+        spawn_local(async move {
+            let task = reader.ask(move |db| view::task(db, id)).await;
+            let then = move |core: &mut Core| core.looked_to_follow(id, client, task);
+            let _ = inputs.send(Input::Then(Box::new(then)));
+        });
+    }
+
+    fn looked_to_follow(
+        &mut self,
+        id: TaskId,
+        client: u64,
+        task: Result<Option<TaskView>, Refusal>,
+    ) {
+        let task = match task {
+            Ok(Some(task)) if !task.state.is_final() => {
+                let waits = !self.run_ids.contains_key(&id) && task.state != State::Running;
+                for follower in self.followers.get(&id).into_iter().flatten() {
+                    if waits && follower.to.client == client && follower.at.attempt == 0 {
+                        follower.tell(FollowBody::Waiting);
+                    }
+                }
+                return;
+            }
+            Ok(Some(task)) => Ok(task),
+            Ok(None) => Err(no_such_task(id)),
+            Err(refusal) => Err(refusal),
+        };
+        // Its end may have been told in the meantime: then nobody is left here.
+        let Some(followers) = self.followers.get_mut(&id) else { return };
+        let mut mine: Vec<Follower> =
+            followers.extract_if(.., |follower| follower.to.client == client).collect();
+        if followers.is_empty() {
+            self.followers.remove(&id);
+        }
+        for follower in &mut mine {
+            match &task {
+                Ok(task) => tell_end(follower, task, true),
+                Err(refusal) => follower.to.refuse(refusal.clone()),
+            }
+        }
+    }
+
+    /// A task has news for those who follow it.
+    pub(super) fn tell_events(&mut self, id: TaskId) {
+        let Some(followers) = self.followers.get_mut(&id) else { return };
+        let Some(run) = self.run_ids.get(&id).and_then(|seq| self.runs.get(seq)) else { return };
+        let pid = self.workers.get(&run.serial).map_or(0, |worker| worker.pid);
+        for follower in followers {
+            follower.catch_up(run, pid);
+        }
+    }
+
+    /// An attempt began.
+    pub(super) fn tell_started(&mut self, id: TaskId) {
+        self.tell_events(id);
+    }
+
+    /// An attempt ended, and the task waits for the next one.
+    pub(super) fn tell_again(&mut self, id: TaskId) {
+        for follower in self.followers.get(&id).into_iter().flatten() {
+            follower.tell(FollowBody::Waiting);
+        }
+    }
+
+    /// A task ended.
+    pub(super) fn tell_finished(&mut self, id: TaskId, run: Option<&RunState>) {
+        let Some(mut followers) = self.followers.remove(&id) else { return };
+        if let Some(run) = run {
+            let pid = self.workers.get(&run.serial).map_or(0, |worker| worker.pid);
+            followers.iter_mut().for_each(|follower| follower.catch_up(run, pid));
+        }
+        let reader = self.reader.clone();
+        spawn_local(async move {
+            let task = reader.ask(move |db| view::task(db, id)).await;
+            for follower in &mut followers {
+                match &task {
+                    Ok(Some(task)) => tell_end(follower, task, false),
+                    Ok(None) => follower.to.refuse(no_such_task(id)),
+                    Err(refusal) => follower.to.refuse(refusal.clone()),
+                }
+            }
+        });
+    }
+}
+
+/// The last events of a task. `late`: it ended before this follower came, and its events are not
+/// kept, so its text is told from its output, unless the follower has begun to read it elsewhere.
+fn tell_end(follower: &mut Follower, task: &TaskView, late: bool) {
+    if late {
+        let fresh = follower.at.n == 0;
+        follower.at = EventPosition { attempt: task.attempt, n: follower.at.n + 1 };
+        match text_of(task) {
+            Some(text) if fresh => follower.tell(FollowBody::Text { text }),
+            _ if !fresh => follower.tell(FollowBody::Gap),
+            _ => {}
+        }
+    }
+    follower.at.n += 1;
+    follower.tell(FollowBody::Finished { task: Box::new(task.clone()) });
+    follower.to.send(&Reply::End);
+}
+
+fn text_of(task: &TaskView) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Text {
+        text: String,
+    }
+    serde_json::from_str::<Text>(task.output.as_ref()?.get()).ok().map(|output| output.text)
+}

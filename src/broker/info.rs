@@ -1,0 +1,182 @@
+//! The documents of `forq info` and `forq stats`.
+
+use serde_json::{Value, json};
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+use tokio::task::spawn_local;
+
+use crate::protocol::control::Reply;
+
+use super::clients::ReplyTo;
+use super::store::{Counts, Depth, view};
+use super::{Core, now_ms};
+
+pub(super) fn tell_info(core: &mut Core, to: ReplyTo, depth: Depth) {
+    let document = core.info(&depth);
+    send(&to, &document);
+}
+
+pub(super) fn tell_stats(core: &mut Core, to: ReplyTo, depth: Depth) {
+    let (counts, slots) = (sum(&depth), core.slots());
+    let reader = core.reader.clone();
+    spawn_local(async move {
+        match reader.ask(move |db| view::numbers(db, now_ms())).await {
+            Ok(numbers) => send(&to, &stats(counts, slots, numbers)),
+            Err(refusal) => to.refuse(refusal),
+        }
+    });
+}
+
+fn send(to: &ReplyTo, document: &Value) {
+    if let Ok(document) = serde_json::value::to_raw_value(document) {
+        to.send(&Reply::Json { document });
+    }
+}
+
+fn sum(depth: &Depth) -> Counts {
+    depth.queues.values().fold(Counts::default(), |sum, counts| Counts {
+        queued: sum.queued + counts.queued,
+        running: sum.running + counts.running,
+        scheduled: sum.scheduled + counts.scheduled,
+        blocked: sum.blocked + counts.blocked,
+    })
+}
+
+impl Core {
+    /// Slots of the workers that are here.
+    fn slots(&self) -> u64 {
+        let linked = self.workers.values().filter(|worker| worker.link.is_some());
+        linked.map(|worker| u64::from(worker.capacity)).sum()
+    }
+
+    fn info(&self, depth: &Depth) -> Value {
+        let counts = sum(depth);
+        let master = nix::unistd::getppid().as_raw();
+        let broker = std::process::id() as i32;
+        let pids: Vec<i32> = self.pool.workers.iter().filter_map(|worker| worker.pid).collect();
+        let memory = Memory::of(&[&[master, broker][..], &pids].concat());
+        let workers: Vec<Value> = self
+            .pool
+            .workers
+            .iter()
+            .map(|slot| {
+                let worker = self.workers.get(&slot.serial).filter(|worker| worker.link.is_some());
+                let state = if worker.is_some() && self.phase.dispatches() {
+                    "ready"
+                } else if worker.is_some() {
+                    "draining"
+                } else {
+                    "booting"
+                };
+                json!({
+                    "slot": slot.slot,
+                    "pid": slot.pid,
+                    "generation": worker.map_or(1, |worker| worker.generation),
+                    "state": state,
+                    "in_flight": worker.map_or(0, |worker| worker.in_flight),
+                    "capacity": worker.map_or(0, |worker| worker.capacity),
+                    "rss_bytes": slot.pid.and_then(|pid| memory.rss_bytes(pid)),
+                    "tasks_done": worker.map_or(0, |worker| worker.tasks_done),
+                    "restarts": slot.restarts,
+                    "backoff_ms": slot.backoff_ms,
+                    "last_exit": slot.last_exit,
+                })
+            })
+            .collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "phase": self.pool.phase,
+            "uptime_s": self.started_at.elapsed().as_secs(),
+            "disk_full": self.disk_full,
+            "master": { "pid": master, "rss_bytes": memory.rss_bytes(master) },
+            "broker": {
+                "pid": broker,
+                "rss_bytes": memory.rss_bytes(broker),
+                "restarts": self.pool.broker_restarts,
+            },
+            "workers": workers,
+            "scale": {
+                "min": self.config.workers.min,
+                "max": self.config.workers.max,
+                "want": self.pool.workers.len(),
+                "reason": "a fixed pool of workers.min",
+            },
+            "queue": {
+                "queued": counts.queued,
+                "running": counts.running,
+                "scheduled": counts.scheduled,
+                "blocked": counts.blocked,
+                "paused": self.queues.all_paused(),
+            },
+            "providers": self.providers(),
+        })
+    }
+
+    /// What the configuration says of each provider, without its key.
+    fn providers(&self) -> Vec<Value> {
+        self.config
+            .providers
+            .iter()
+            .map(|(name, provider)| {
+                json!({
+                    "name": name,
+                    "base_url": provider.base_url,
+                })
+            })
+            .collect()
+    }
+}
+
+fn stats(counts: Counts, slots: u64, mut numbers: view::Numbers) -> Value {
+    let total = |name: &str| {
+        numbers.totals.iter().find(|(total, _)| total == name).map_or(0, |(_, count)| *count)
+    };
+    let totals =
+        ["succeeded", "failed", "cancelled", "timed_out", "retried", "worker_lost"].map(total);
+    let [succeeded, failed, cancelled, timed_out, retried, worker_lost] = totals;
+    let utilisation = if slots == 0 { 0.0 } else { counts.running as f64 / slots as f64 };
+    json!({
+        "queued": counts.queued,
+        "running": counts.running,
+        "scheduled": counts.scheduled,
+        "blocked": counts.blocked,
+        "succeeded": succeeded,
+        "failed": failed,
+        "cancelled": cancelled,
+        "timed_out": timed_out,
+        "retried": retried,
+        "worker_lost": worker_lost,
+        "wait_ms": times(&mut numbers.wait_ms),
+        "run_ms": times(&mut numbers.run_ms),
+        "tasks_per_min": numbers.ended_in_last_minute,
+        "utilisation": utilisation,
+    })
+}
+
+fn times(ms: &mut [u64]) -> Value {
+    ms.sort_unstable();
+    let at = |share: f64| {
+        let place = (ms.len() as f64 * share).ceil() as usize;
+        ms.get(place.saturating_sub(1)).copied().unwrap_or(0)
+    };
+    let avg = if ms.is_empty() { 0.0 } else { ms.iter().sum::<u64>() as f64 / ms.len() as f64 };
+    json!({ "avg": avg, "p50": at(0.5), "p95": at(0.95), "p99": at(0.99) })
+}
+
+/// Resident memory of some processes.
+struct Memory(Option<System>);
+
+impl Memory {
+    fn of(pids: &[i32]) -> Self {
+        let pids: Vec<Pid> = pids.iter().map(|pid| Pid::from_u32(pid.unsigned_abs())).collect();
+        let mut system = System::new().ok();
+        let what = ProcessRefreshKind::nothing().with_memory();
+        if let Some(system) = &mut system {
+            system.refresh_processes_specifics(ProcessesToUpdate::Some(&pids), false, what);
+        }
+        Self(system)
+    }
+
+    fn rss_bytes(&self, pid: i32) -> Option<u64> {
+        self.0.as_ref()?.process(Pid::from_u32(pid.unsigned_abs())).map(sysinfo::Process::memory)
+    }
+}

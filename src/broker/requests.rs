@@ -1,0 +1,301 @@
+//! What clients ask, one method a verb.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use tokio::task::spawn_local;
+
+use crate::protocol::control::{
+    Change, ListFilter, QueueCounts, Refusal, RefusalKind, Reply, Request,
+};
+use crate::protocol::lifeline::FromBroker;
+use crate::task::{NewTask, PRIORITIES, State, TaskId, WaitingFor};
+
+use super::answers::Pending;
+use super::clients::ReplyTo;
+use super::store::writer::Op;
+use super::store::{Clear, Defaults, Depth, Insert, view};
+use super::waits::no_such_task;
+use super::{Core, info, now_ms};
+
+/// Tasks that one step of `queue clear` cancels.
+pub(crate) const CLEAR_TASKS: u32 = 500;
+/// Tasks in one request that changes or awaits them by id.
+const IDS_MAX: usize = 100_000;
+/// The longest name of a queue, lane or session, and the longest key, in bytes.
+const NAME_BYTES_MAX: usize = 256;
+
+impl Core {
+    pub(super) fn asked(&mut self, to: ReplyTo, request: Request) {
+        match request {
+            Request::Submit { tasks, dry_run, room_for, wait } => {
+                self.submit(to, tasks, dry_run.then_some(room_for), wait);
+            }
+            Request::Status { id } => self.status(to, id),
+            Request::Wait { ids, .. } | Request::Cancel { ids } | Request::Retry { ids }
+                if ids.len() > IDS_MAX =>
+            {
+                let message = format!("{} ids in one request; at most {IDS_MAX}", ids.len());
+                to.refuse(Refusal::new(RefusalKind::Invalid, message));
+            }
+            Request::Wait { ids, full } => self.wait(to, ids, full),
+            Request::Follow { id, after } => self.follow(to, id, after),
+            Request::Cancel { ids } => self.cancel(to, ids),
+            Request::Retry { ids } => self.retry(to, ids),
+            Request::List(filter) => self.list(to, filter),
+            Request::QueueStatus { queue } => {
+                self.store(Op::Depth, Pending::Queues { to, queue });
+            }
+            Request::QueuePause { queue } => self.pause(to, queue, true),
+            Request::QueueResume { queue } => self.pause(to, queue, false),
+            Request::QueueClear { queue } => self.clear(to, queue, 0),
+            Request::Info => self.document(to, info::tell_info),
+            Request::Stats => self.document(to, info::tell_stats),
+            Request::Stop { now } => {
+                self.to_master.send(&FromBroker::StopAsked { now });
+                let pid = nix::unistd::getppid().as_raw().unsigned_abs();
+                to.send(&Reply::Done { count: pid.into() });
+            }
+            Request::Backup { file } => self.backup(to, file),
+        }
+    }
+
+    fn submit(&mut self, to: ReplyTo, tasks: Vec<NewTask>, dry_run: Option<u64>, wait: bool) {
+        if let Some(refusal) = self.phase.refusal() {
+            return to.refuse(refusal);
+        }
+        for (index, task) in tasks.iter().enumerate() {
+            if let Err(message) = self.check(task) {
+                let refusal = Refusal::new(RefusalKind::Invalid, message);
+                return to.refuse(Refusal { index: Some(index), ..refusal });
+            }
+        }
+        if let Some(room_for) = dry_run {
+            return self.document_room(to, room_for, tasks);
+        }
+        let queue = &self.config.queue;
+        let defaults = Defaults {
+            max_attempts: queue.max_attempts,
+            timeout_ms: u64::try_from(queue.task_timeout.as_millis()).unwrap_or(u64::MAX),
+            max_queued: queue.max_queued.into(),
+        };
+        let insert = Insert { tasks, defaults, now_ms: now_ms() };
+        self.store(Op::Insert(insert), Pending::Insert { to, wait });
+    }
+
+    /// Whether a task can be accepted as it stands; one sentence if not.
+    fn check(&self, task: &NewTask) -> Result<(), String> {
+        let bytes = task.input.get().len() as u64;
+        let limit = self.config.queue.input_bytes_max;
+        if bytes > limit {
+            return Err(format!(
+                "the input has {bytes} bytes, more than input_bytes_max = {limit}"
+            ));
+        }
+        if let Some(priority) = task.priority.filter(|p| usize::from(*p) >= PRIORITIES) {
+            return Err(format!("priority {priority}: must be 0 to 9"));
+        }
+        if task.max_attempts == Some(0) {
+            return Err("max_attempts 0: must be at least 1".to_owned());
+        }
+        if task.timeout_ms == Some(0) {
+            return Err("timeout 0: must be longer".to_owned());
+        }
+        if task.lane.is_some() && task.session.is_some() {
+            return Err("a session is a lane: give one of lane and session".to_owned());
+        }
+        if let Some(queue) =
+            task.queue.as_deref().filter(|name| !crate::config::is_queue_name(name))
+        {
+            return Err(format!(
+                "queue '{queue}': must be 1 to 64 letters, digits or any of _ . : -"
+            ));
+        }
+        for (what, name) in [("lane", &task.lane), ("session", &task.session), ("key", &task.key)] {
+            if let Some(name) = name
+                && (name.is_empty() || name.len() > NAME_BYTES_MAX)
+            {
+                return Err(format!("{what}: must have 1 to {NAME_BYTES_MAX} bytes"));
+            }
+        }
+        self.registry.check(&task.kind, &task.input)
+    }
+
+    /// The answer of a dry run: there is room, or there is not.
+    fn document_room(&mut self, to: ReplyTo, room_for: u64, tasks: Vec<NewTask>) {
+        let ids: Vec<TaskId> = tasks.iter().map(|task| task.id).collect();
+        let max_queued = u64::from(self.config.queue.max_queued);
+        let reader = self.reader.clone();
+        spawn_local(async move {
+            match reader.ask(view::waiting).await {
+                Ok(waiting) if waiting + room_for > max_queued => {
+                    let message = format!(
+                        "the queue is full: {waiting} tasks wait and {room_for} more would pass \
+                         max_queued = {max_queued}; try again later"
+                    );
+                    to.refuse(Refusal::new(RefusalKind::Unavailable, message));
+                }
+                Ok(_) => to.send(&Reply::Submitted { ids }),
+                Err(refusal) => to.refuse(refusal),
+            }
+        });
+    }
+
+    fn status(&mut self, to: ReplyTo, id: TaskId) {
+        let reader = self.reader.clone();
+        let (all_paused, paused) = self.pauses();
+        spawn_local(async move {
+            match reader.ask(move |db| view::task(db, id)).await {
+                Ok(Some(mut task)) => {
+                    if task.state == State::Queued && (all_paused || paused.contains(&task.queue)) {
+                        task.waiting_for = Some(WaitingFor::Paused);
+                    }
+                    to.send(&Reply::Task { task: Box::new(task) });
+                }
+                Ok(None) => to.refuse(no_such_task(id)),
+                Err(refusal) => to.refuse(refusal),
+            }
+        });
+    }
+
+    fn list(&mut self, to: ReplyTo, filter: ListFilter) {
+        let reader = self.reader.clone();
+        let (all_paused, paused) = self.pauses();
+        spawn_local(async move {
+            match reader.ask(move |db| view::list(db, &filter)).await {
+                Ok(mut tasks) => {
+                    for task in tasks.iter_mut().filter(|task| task.state == State::Queued) {
+                        if all_paused || paused.contains(&task.queue) {
+                            task.waiting_for = Some(WaitingFor::Paused);
+                        }
+                    }
+                    to.send(&Reply::Tasks { tasks });
+                }
+                Err(refusal) => to.refuse(refusal),
+            }
+        });
+    }
+
+    fn pauses(&self) -> (bool, Vec<String>) {
+        (self.queues.all_paused(), self.queues.paused().map(str::to_owned).collect())
+    }
+
+    fn cancel(&mut self, to: ReplyTo, ids: Vec<TaskId>) {
+        let changes = Changes::new(to, ids.len());
+        for id in ids {
+            let changes = changes.clone();
+            self.store(Op::Cancel { id, now_ms: now_ms() }, Pending::Cancel { id, changes });
+        }
+    }
+
+    fn retry(&mut self, to: ReplyTo, ids: Vec<TaskId>) {
+        if let Some(refusal) = self.phase.refusal() {
+            return to.refuse(refusal);
+        }
+        let changes = Changes::new(to, ids.len());
+        for id in ids {
+            let changes = changes.clone();
+            self.store(Op::Retry { id, now_ms: now_ms() }, Pending::Retry { id, changes });
+        }
+    }
+
+    fn pause(&mut self, to: ReplyTo, queue: Option<String>, paused: bool) {
+        let op = Op::Pause { queue: queue.clone(), paused };
+        self.store(op, Pending::Pause { to, queue, paused });
+    }
+
+    pub(super) fn clear(&mut self, to: ReplyTo, queue: Option<String>, cleared: u64) {
+        let clear = Clear { queue: queue.clone(), now_ms: now_ms(), limit: CLEAR_TASKS };
+        self.store(Op::Clear(clear), Pending::Clear { to, queue, cleared });
+    }
+
+    /// A document that is made of the depth of the queue and more.
+    fn document(&mut self, to: ReplyTo, write: fn(&mut Core, ReplyTo, Depth)) {
+        self.store(Op::Depth, Pending::Document { to, write });
+    }
+
+    pub(super) fn tell_queues(&self, to: &ReplyTo, only: Option<&str>, depth: &Depth) {
+        let configured = self.config.queues.keys().map(String::as_str);
+        let mut names: Vec<&str> = depth
+            .queues
+            .keys()
+            .map(String::as_str)
+            .chain(configured)
+            .chain(self.queues.paused())
+            .chain(only)
+            .filter(|name| only.is_none_or(|only| only == *name))
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        let queues = names.into_iter().map(|name| {
+            let counts = depth.queues.get(name).copied().unwrap_or_default();
+            let settings = self.queues.settings(name);
+            QueueCounts {
+                queue: name.to_owned(),
+                queued: counts.queued,
+                running: counts.running,
+                scheduled: counts.scheduled,
+                blocked: counts.blocked,
+                paused: self.queues.is_paused(name),
+                weight: settings.weight,
+                max_running: settings.max_running,
+            }
+        });
+        to.send(&Reply::Queues { queues: queues.collect() });
+    }
+
+    fn backup(&mut self, to: ReplyTo, file: String) {
+        let reader = self.reader.clone();
+        spawn_local(async move {
+            match reader.ask(move |db| view::backup(db, &file)).await {
+                Ok(bytes) => to.send(&Reply::Done { count: bytes }),
+                Err(refusal) => {
+                    to.refuse(Refusal { kind: RefusalKind::Invalid, ..refusal });
+                }
+            }
+        });
+    }
+}
+
+/// The results of one request about many ids, told when the last one is there.
+#[derive(Clone)]
+pub(crate) struct Changes {
+    to: ReplyTo,
+    gathered: Rc<RefCell<Gathered>>,
+}
+
+struct Gathered {
+    results: Vec<Change>,
+    missing: usize,
+    refused: bool,
+}
+
+impl Changes {
+    fn new(to: ReplyTo, count: usize) -> Self {
+        let gathered = Gathered { results: Vec::new(), missing: count, refused: false };
+        if count == 0 {
+            to.send(&Reply::Changed { results: Vec::new() });
+        }
+        Self { to, gathered: Rc::new(RefCell::new(gathered)) }
+    }
+
+    /// Adds the result of one id.
+    pub(crate) fn add(&self, change: Change) {
+        let mut gathered = self.gathered.borrow_mut();
+        gathered.results.push(change);
+        gathered.missing -= 1;
+        if gathered.missing == 0 && !gathered.refused {
+            let results = std::mem::take(&mut gathered.results);
+            self.to.send(&Reply::Changed { results });
+        }
+    }
+
+    /// Refuses the whole request, once.
+    pub(crate) fn refuse(&self, refusal: Refusal) {
+        let mut gathered = self.gathered.borrow_mut();
+        gathered.missing -= 1;
+        if !std::mem::replace(&mut gathered.refused, true) {
+            self.to.refuse(refusal);
+        }
+    }
+}

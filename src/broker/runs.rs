@@ -1,0 +1,164 @@
+//! What runs: from the claim to the end of it.
+
+use crate::protocol::link::{Done, Outcome, Run, Start, TaskEvent, ToWorker};
+use crate::task::{ErrorKind, TaskError};
+
+use super::answers::Pending;
+use super::events::EventLog;
+use super::rules::{self, Backoff};
+use super::store::writer::Op;
+use super::store::{Claimed, End, Facts, Moved, Next, Owner};
+use super::{Core, now_ms};
+
+/// One attempt that was claimed and has not ended.
+pub(crate) struct RunState {
+    pub(crate) facts: Facts,
+    /// The worker's serial.
+    pub(crate) serial: u64,
+    /// Its end is on its way to the store; whatever comes now is too late.
+    pub(crate) ending: bool,
+    pub(crate) events: EventLog,
+}
+
+impl Core {
+    /// A claim is in the store: the worker may start.
+    pub(super) fn claimed(&mut self, serial: u64, claimed: Claimed) {
+        let facts = claimed.facts;
+        let run = facts.run;
+        let state = RunState { facts, serial, ending: false, events: EventLog::default() };
+        self.run_ids.insert(claimed.id, run.seq);
+        self.runs.insert(run.seq, state);
+        let linked = self.workers.get(&serial).and_then(|worker| worker.link.as_ref());
+        let Some(link) = linked else {
+            // It died, or lost its connection, between the claim and this moment.
+            self.put_back(run);
+            return;
+        };
+        link.outbox.put(&ToWorker::Run(Start {
+            run,
+            id: claimed.id,
+            kind: claimed.kind,
+            input: claimed.input,
+            timeout_ms: claimed.timeout_ms,
+        }));
+        self.tell_started(claimed.id);
+    }
+
+    /// A worker says how an attempt ended.
+    pub(super) fn done(&mut self, serial: u64, done: Done) {
+        let run = done.run;
+        let known = self
+            .runs
+            .get_mut(&run.seq)
+            .filter(|state| state.serial == serial && state.facts.run == run);
+        let Some(state) = known else {
+            // Somebody else's task by now: nobody wants this result.
+            self.ack(serial, run);
+            return;
+        };
+        if std::mem::replace(&mut state.ending, true) {
+            return;
+        }
+        let facts = state.facts.clone();
+        if let Some(worker) = self.workers.get_mut(&serial) {
+            worker.in_flight = worker.in_flight.saturating_sub(1);
+            worker.tasks_done += 1;
+        }
+        let next = self.after(&facts, done.outcome);
+        self.end(run, serial, next);
+    }
+
+    fn after(&self, facts: &Facts, outcome: Outcome) -> Next {
+        match outcome {
+            Outcome::Succeeded { output, usage } => self.within_limit(output, usage),
+            Outcome::Cancelled | Outcome::Failed { .. } if facts.cancel_asked => {
+                Next::Cancelled { error: super::store::sqlite::cancelled("cancelled by request") }
+            }
+            Outcome::Cancelled => rules::after_put_back(facts),
+            Outcome::Failed { error, retry_after_ms } => {
+                let queue = &self.config.queue;
+                let backoff = Backoff { first: queue.retry_backoff, max: queue.retry_backoff_max };
+                let asked = retry_after_ms.map(std::time::Duration::from_millis);
+                rules::after_failure(facts, error, asked, backoff, now_ms())
+            }
+        }
+    }
+
+    fn within_limit(&self, output: String, usage: Option<crate::task::Usage>) -> Next {
+        let (bytes, limit) = (output.len() as u64, self.config.queue.input_bytes_max);
+        if bytes <= limit {
+            return Next::Succeeded { output, usage };
+        }
+        let message = format!("the output has {bytes} bytes, more than input_bytes_max = {limit}");
+        let error = TaskError { kind: ErrorKind::Handler, message, retryable: false, cause: None };
+        Next::Failed { error }
+    }
+
+    /// Ends a claim in the store; the worker is told after the commit.
+    pub(super) fn end(&mut self, run: Run, serial: u64, next: Next) {
+        if let Some(state) = self.runs.get_mut(&run.seq) {
+            state.ending = true;
+        }
+        let owner = Owner { instance: self.instance, serial };
+        let end = End { run, owner, now_ms: now_ms(), next };
+        self.store(Op::End(end), Pending::End { run, serial });
+    }
+
+    /// Gives a task back that was claimed and never started, or is taken from its worker by a
+    /// stop.
+    pub(super) fn put_back(&mut self, run: Run) {
+        let Some(state) = self.runs.get(&run.seq).filter(|state| !state.ending) else { return };
+        let (serial, next) = (state.serial, self.after(&state.facts.clone(), Outcome::Cancelled));
+        if let Some(worker) = self.workers.get_mut(&serial) {
+            worker.in_flight = worker.in_flight.saturating_sub(1);
+        }
+        self.end(run, serial, next);
+    }
+
+    /// The end of a claim is in the store.
+    pub(super) fn ended(&mut self, run: Run, serial: u64, moved: Option<Moved>) {
+        self.ack(serial, run);
+        let Some(state) = self.runs.remove(&run.seq) else { return };
+        self.run_ids.remove(&state.facts.id);
+        self.queues.ended(&state.facts.queue);
+        if let Some(worker) = self.workers.get_mut(&serial)
+            && worker.in_flight == 0
+        {
+            worker.solo = false;
+        }
+        match moved {
+            Some(moved) => self.moved(moved, Some(&state)),
+            None => tracing::error!("the claim on task {} was not held", state.facts.id),
+        }
+    }
+
+    fn ack(&mut self, serial: u64, run: Run) {
+        let worker = self.workers.get(&serial);
+        if let Some(link) = worker.and_then(|worker| worker.link.as_ref()) {
+            link.outbox.put(&ToWorker::Ack { runs: vec![run] });
+        }
+    }
+
+    /// Events of a worker's tasks.
+    pub(super) fn events(&mut self, serial: u64, events: Vec<TaskEvent>) {
+        for event in events {
+            let Some(state) = self.runs.get_mut(&event.run.seq) else { continue };
+            if state.serial != serial || state.facts.run != event.run {
+                continue;
+            }
+            if state.events.push(event.n, event.body) {
+                let id = state.facts.id;
+                self.tell_events(id);
+            }
+        }
+    }
+
+    /// Tells the worker to drop an attempt; its `Cancelled` ends the claim.
+    pub(super) fn cancel_run(&mut self, run: Run) {
+        let Some(state) = self.runs.get(&run.seq).filter(|state| !state.ending) else { return };
+        let worker = self.workers.get(&state.serial);
+        if let Some(link) = worker.and_then(|worker| worker.link.as_ref()) {
+            link.outbox.put(&ToWorker::Cancel(run));
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! From a fresh fork to a serving broker.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::task::{LocalSet, spawn_local};
+
+use crate::config::{Config, Durability};
+use crate::handler::Registry;
+use crate::protocol::lifeline::{FromBroker, Pool};
+
+use super::drain::Phase;
+use super::events::EventLog;
+use super::queue::{Queues, Settings};
+use super::runs::RunState;
+use super::store::reader::Reader;
+use super::store::reserve::Reserve;
+use super::store::sqlite::{self, Sqlite};
+use super::store::writer::{Told, Writer};
+use super::store::{Depth, OpenClaim, Store, StoreError};
+use super::turn::End;
+use super::{Core, Input, clients, clock, master, rules, workers};
+
+/// Everything that the master gives a broker.
+pub(crate) struct Start {
+    pub(crate) config: Config,
+    pub(crate) registry: Registry,
+    pub(crate) instance: i64,
+    pub(crate) database: PathBuf,
+    pub(crate) reserve: PathBuf,
+    pub(crate) control: StdListener,
+    pub(crate) worker: StdListener,
+    pub(crate) lifeline: OwnedFd,
+}
+
+/// Runs the broker to its end; the exit code says whether it was told to.
+pub(crate) fn run(start: Start, runtime: tokio::runtime::Runtime) -> i32 {
+    let ended = LocalSet::new().block_on(&runtime, serve(start));
+    match ended {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!("the broker ends: {error}");
+            1
+        }
+    }
+}
+
+async fn serve(start: Start) -> io::Result<()> {
+    let (inputs, inbox) = unbounded_channel();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let to_master = master::serve(start.lifeline, inputs.clone())?;
+    spawn_local({
+        let inputs = inputs.clone();
+        async move {
+            terminate.recv().await;
+            let _ = inputs.send(Input::Terminate);
+        }
+    });
+    let mut store = match open(&start.database, start.instance, start.config.queue.durability) {
+        Ok(store) => store,
+        Err(error) => {
+            let message = match error {
+                StoreError::Full => "the disk is full: make room and start again".to_owned(),
+                other => other.to_string(),
+            };
+            to_master.send(&FromBroker::Fatal { message: message.clone() });
+            // The packet must leave before this process does.
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            return Err(io::Error::other(message));
+        }
+    };
+    let found = recover(&mut store, start.instance).map_err(io::Error::other)?;
+    let reserve = Reserve::new(start.reserve);
+    if reserve.take().is_err() {
+        tracing::warn!("no room for the reserve file: a full disk will hold up results, too");
+    }
+    let (answers, told) = unbounded_channel::<Told>();
+    let core = Core {
+        queues: queues_of(&start.config, &found.depth),
+        runs: BTreeMap::new(),
+        run_ids: BTreeMap::new(),
+        workers: BTreeMap::new(),
+        solo: VecDeque::new(),
+        knocks: Vec::new(),
+        pool: Pool::default(),
+        exits: BTreeMap::new(),
+        waits: BTreeMap::new(),
+        followers: BTreeMap::new(),
+        writer: Writer::start(Box::new(store), reserve, answers)?,
+        reader: Reader::start(&start.database)?,
+        disk_full: false,
+        batch: Vec::new(),
+        pending: VecDeque::new(),
+        clock: clock::Clock::default(),
+        to_master: to_master.clone(),
+        inputs: inputs.clone(),
+        phase: Phase::Serving,
+        started_at: Instant::now(),
+        instance: start.instance,
+        registry: start.registry,
+        config: start.config,
+    };
+    let mut core = core.with(found);
+    listen(&core.config, start.control, start.worker, &inputs)?;
+    to_master.send(&FromBroker::Ready);
+    let end = core.run(inbox, told).await;
+    core.writer.close();
+    match end {
+        End::Terminated => Ok(()),
+        End::Broken(reason) => Err(io::Error::other(reason)),
+    }
+}
+
+fn listen(
+    config: &Config,
+    control: StdListener,
+    worker: StdListener,
+    inputs: &UnboundedSender<Input>,
+) -> io::Result<()> {
+    let bytes_max = config.queue.input_bytes_max;
+    let control = UnixListener::from_std(control)?;
+    let worker = UnixListener::from_std(worker)?;
+    spawn_local(clients::accept(control, inputs.clone(), bytes_max));
+    spawn_local(workers::accept(worker, inputs.clone(), bytes_max));
+    Ok(())
+}
+
+fn open(path: &std::path::Path, instance: i64, hold: Durability) -> Result<Sqlite, StoreError> {
+    let durability = match hold {
+        Durability::Fsync => sqlite::Durability::Fsync,
+        Durability::Os => sqlite::Durability::Os,
+        Durability::None => sqlite::Durability::None,
+    };
+    Sqlite::open(path, instance, durability)
+}
+
+/// What a starting broker finds in the store.
+struct Found {
+    depth: Depth,
+    claims: Vec<OpenClaim>,
+}
+
+/// Claims of other starts of the instance are nobody's: their tasks go back. Those of this start
+/// belong to workers that may still run them.
+fn recover(store: &mut Sqlite, instance: i64) -> Result<Found, StoreError> {
+    store.begin(true)?;
+    let (mut mine, mut back) = (Vec::new(), 0);
+    for claim in store.claims()? {
+        if claim.owner.instance == instance {
+            mine.push(claim);
+            continue;
+        }
+        back += 1;
+        let next = if claim.facts.cancel_asked {
+            super::store::Next::Cancelled { error: sqlite::cancelled("cancelled by request") }
+        } else {
+            rules::after_put_back(&claim.facts)
+        };
+        let (run, owner) = (claim.facts.run, claim.owner);
+        store.end(&super::store::End { run, owner, now_ms: super::now_ms(), next })?;
+    }
+    store.commit()?;
+    if back > 0 {
+        tracing::info!("{back} tasks that were running when forq last ended are queued again");
+    }
+    Ok(Found { depth: store.look()?, claims: mine })
+}
+
+fn queues_of(config: &Config, depth: &Depth) -> Queues {
+    let settings = config.queues.iter().map(|(name, queue)| {
+        (name.clone(), Settings { weight: queue.weight, max_running: queue.max_running })
+    });
+    let mut queues = Queues::new(settings.collect());
+    for (queue, priority) in &depth.groups {
+        queues.known_on_disk(queue, *priority);
+    }
+    if depth.all_paused {
+        queues.pause(None, true);
+    }
+    for queue in &depth.paused {
+        queues.pause(Some(queue), true);
+    }
+    queues
+}
+
+impl Core {
+    /// Takes in what the store holds from before.
+    fn with(mut self, found: Found) -> Self {
+        self.clock.due(found.depth.next_due_at_ms);
+        self.clock.expires(found.depth.next_expiry_at_ms);
+        for claim in found.claims {
+            let (facts, serial) = (claim.facts, claim.owner.serial);
+            self.queues.runs(&facts.queue);
+            self.run_ids.insert(facts.id, facts.run.seq);
+            let state = RunState { facts, serial, ending: false, events: EventLog::default() };
+            self.runs.insert(state.facts.run.seq, state);
+        }
+        self
+    }
+}

@@ -1,0 +1,120 @@
+//! The loop: take in what has gathered, decide, hand the store one batch.
+
+use std::time::Instant;
+
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::timeout;
+
+use super::store::writer::Told;
+use super::{Core, Input, now_ms};
+use crate::protocol::lifeline;
+use crate::protocol::link::ToBroker;
+
+/// Inputs that one turn takes in at most, so that no side waits long for its answer.
+const INPUTS_MAX: usize = 1024;
+
+/// How the loop ended.
+pub(crate) enum End {
+    /// As told.
+    Terminated,
+    /// The store is of no use; one sentence.
+    Broken(String),
+}
+
+impl Core {
+    /// Turns until told to end.
+    pub(super) async fn run(
+        &mut self,
+        mut inputs: UnboundedReceiver<Input>,
+        mut told: UnboundedReceiver<Told>,
+    ) -> End {
+        loop {
+            let sleep = self.sleep();
+            let first = async {
+                tokio::select! {
+                    biased;
+                    answer = told.recv() => (answer, None),
+                    input = inputs.recv() => (None, input),
+                }
+            };
+            let (mut answer, mut input) = timeout(sleep, first).await.unwrap_or((None, None));
+            for _ in 0..INPUTS_MAX {
+                match (answer.take(), input.take()) {
+                    (None, None) => break,
+                    (answered, entered) => {
+                        if let Some(Told::Broken(reason)) = answered {
+                            return End::Broken(reason);
+                        }
+                        answered.into_iter().for_each(|told| self.told(told));
+                        if let Some(Input::Terminate) = entered {
+                            return End::Terminated;
+                        }
+                        entered.into_iter().for_each(|input| self.enter(input));
+                    }
+                }
+                answer = told.try_recv().ok();
+                input = inputs.try_recv().ok();
+            }
+            self.finish_turn();
+        }
+    }
+
+    fn sleep(&self) -> std::time::Duration {
+        let sleep = self.clock.sleep(now_ms());
+        match self.drain_at() {
+            Some(at) => sleep.min(at.saturating_duration_since(Instant::now())),
+            None => sleep,
+        }
+    }
+
+    fn finish_turn(&mut self) {
+        let now = Instant::now();
+        self.overdue_exits(now);
+        self.look_at_the_clock();
+        self.drain(now);
+        self.dispatch();
+        if !self.batch.is_empty() {
+            self.writer.send(std::mem::take(&mut self.batch));
+        }
+    }
+
+    fn told(&mut self, told: Told) {
+        match told {
+            Told::Answers(answers) => answers.into_iter().for_each(|one| self.answered(one)),
+            Told::DiskFull(full) => self.disk_full = full,
+            Told::Broken(_) => {}
+        }
+    }
+
+    fn enter(&mut self, input: Input) {
+        match input {
+            Input::Asked { to, request } => self.asked(to, request),
+            Input::ClientGone { client } => self.client_gone(client),
+            Input::Knocked(knock) => self.knocked(knock),
+            Input::WorkerCame { connection, serial, hello, outbox } => {
+                self.worker_came(connection, serial, hello, outbox);
+            }
+            Input::WorkerSaid { serial, message } => match message {
+                ToBroker::Done(done) => self.done(serial, done),
+                ToBroker::Events { events } => self.events(serial, events),
+                ToBroker::Credits { capacity } => {
+                    if let Some(worker) = self.workers.get_mut(&serial) {
+                        worker.capacity = capacity;
+                    }
+                }
+                ToBroker::Hello(_) => {}
+            },
+            Input::WorkerGone { connection, serial } => self.worker_gone(connection, serial),
+            Input::Master(message) => match message {
+                lifeline::ToBroker::Pool(pool) => self.pool_changed(pool),
+                lifeline::ToBroker::Exited(exit) => self.exited(exit),
+                lifeline::ToBroker::Stop { drain_ms } => {
+                    let drain = std::time::Duration::from_millis(drain_ms);
+                    self.stop(drain, Instant::now());
+                }
+            },
+            Input::Then(then) => then(self),
+            Input::Terminate => {}
+        }
+    }
+}
