@@ -144,6 +144,13 @@ impl Registry {
         self.handlers.insert(kind.to_owned(), handler);
     }
 
+    /// Adds all kinds of `other`, in place of those with the same names.
+    pub(crate) fn add(&mut self, other: &Registry) {
+        for (kind, handler) in &other.handlers {
+            self.insert(kind, Rc::clone(handler));
+        }
+    }
+
     /// The handler of a kind.
     pub fn get(&self, kind: &str) -> Option<&Rc<dyn Handler>> {
         self.handlers.get(kind)

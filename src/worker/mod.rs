@@ -1,3 +1,73 @@
 //! The worker: runs tasks on its own event loop.
+//!
+//! * [`link`]: the connection to the broker, and what survives it.
+//! * [`held`]: attempts that run or whose result is not acknowledged.
+//! * [`runner`]: one attempt: its handler, its time limit, its panic, its cancel.
+//! * [`kinds`]: the built-in kinds under this configuration.
+//! * [`handlers`]: the kinds themselves.
 
 pub(crate) mod handlers;
+mod held;
+pub(crate) mod kinds;
+mod lifeline;
+mod link;
+mod runner;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::LocalSet;
+
+use crate::handler::Registry;
+
+/// Everything that the master gives a worker.
+pub(crate) struct Start {
+    pub(crate) registry: Registry,
+    pub(crate) worker_socket: PathBuf,
+    pub(crate) lifeline: OwnedFd,
+    /// Its place in the pool, from 1.
+    pub(crate) slot: u32,
+    /// Its number since the instance started.
+    pub(crate) serial: u64,
+    /// The configuration's generation.
+    pub(crate) generation: u32,
+    /// Tasks at once.
+    pub(crate) concurrency: u32,
+}
+
+/// Runs the worker to its end; 0 if it was told to end or has drained.
+pub(crate) fn run(start: Start, runtime: &tokio::runtime::Runtime) -> i32 {
+    let tasks = LocalSet::new();
+    let code = tasks.block_on(runtime, serve(start));
+    // What still runs is dropped here, and ends with its handler: commands, upstream calls.
+    drop(tasks);
+    code
+}
+
+async fn serve(start: Start) -> i32 {
+    let (mut terminate, lifeline) =
+        match (signal(SignalKind::terminate()), lifeline::Lifeline::new(start.lifeline)) {
+            (Ok(terminate), Ok(lifeline)) => (terminate, lifeline),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!("a worker cannot start: {error}");
+                return 1;
+            }
+        };
+    let link = link::Link {
+        socket: start.worker_socket,
+        slot: start.slot,
+        serial: start.serial,
+        generation: start.generation,
+        concurrency: start.concurrency,
+        registry: Rc::new(start.registry),
+    };
+    // The loop turns: that is what ready means here. The broker may come later.
+    lifeline.ready();
+    tokio::select! {
+        () = link.serve() => 0,
+        () = lifeline.ended() => 0,
+        _ = terminate.recv() => 0,
+    }
+}

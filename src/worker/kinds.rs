@@ -1,0 +1,56 @@
+//! The kinds that this build knows, under one configuration.
+
+use std::rc::Rc;
+
+use super::handlers::chat::{ChatHandler, Provider, Routes};
+use super::handlers::{exec::Exec, http::Http, noop::Noop, sleep::Sleep};
+use crate::config::Config;
+use crate::handler::Registry;
+
+/// Adds the built-in kinds to those of a user's binary, which go before them.
+///
+/// `with_keys`: read the API keys. Only a worker calls providers; the broker, which checks inputs,
+/// has no business with them.
+pub(crate) fn with_built_in(
+    users: &Registry,
+    config: &Config,
+    with_keys: bool,
+) -> Result<Registry, String> {
+    let mut registry = Registry::default();
+    registry.insert("chat", Rc::new(ChatHandler::new(routes(config, with_keys)?)));
+    registry.insert("exec", Rc::new(Exec));
+    registry.insert("http", Rc::new(Http::default()));
+    registry.insert("noop", Rc::new(Noop::new()));
+    registry.insert("sleep", Rc::new(Sleep));
+    registry.add(users);
+    Ok(registry)
+}
+
+fn routes(config: &Config, with_keys: bool) -> Result<Routes, String> {
+    let mut routes = Routes::default();
+    for (name, provider) in &config.providers {
+        let api_key = if with_keys {
+            provider
+                .api_key(|variable| std::env::var(variable).ok())
+                .map_err(|error| format!("provider {name}: {error}"))?
+        } else {
+            None
+        };
+        routes.add_provider(Provider {
+            name: name.clone(),
+            base_url: provider.base_url.clone(),
+            api_key,
+            timeout: provider.timeout,
+            first_token_timeout: provider.first_token_timeout,
+            idle_timeout: provider.idle_timeout,
+        });
+    }
+    for (name, model) in &config.models {
+        // The first of the chain; the configuration was checked to have one whose provider is
+        // there.
+        if let Some(target) = model.chain.first() {
+            routes.add_model(name, target)?;
+        }
+    }
+    Ok(routes)
+}

@@ -1,0 +1,185 @@
+//! The worker's side of the worker link. A broker that dies costs nothing: tasks run on, results
+//! are kept, and the next broker is told of all of it.
+
+use std::cell::RefCell;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::task::spawn_local;
+
+use super::held::{Held, Wake};
+use super::runner;
+use crate::handler::Registry;
+use crate::protocol::codec;
+use crate::protocol::frame::take_frame;
+use crate::protocol::link::{Hello, LINK_PROTOCOL, Start, ToBroker, ToWorker};
+
+/// The pause between two tries to reach a broker; the first tries come faster.
+const RECONNECT_MAX: Duration = Duration::from_millis(200);
+/// The broker is trusted, and bounded by the inputs it accepts; this only catches nonsense.
+const FRAME_BYTES_MAX: usize = 1 << 30;
+/// What is read at once.
+const READ_BYTES: usize = 64 * 1024;
+
+/// What a worker's link is made of.
+pub(super) struct Link {
+    pub(super) socket: PathBuf,
+    pub(super) slot: u32,
+    pub(super) serial: u64,
+    pub(super) generation: u32,
+    pub(super) concurrency: u32,
+    pub(super) registry: Rc<Registry>,
+}
+
+/// What lives across connections.
+struct State {
+    held: RefCell<Held>,
+    wake: Arc<Wake>,
+}
+
+impl Link {
+    /// Serves brokers, one after the other, until one of them says to drain and nothing is held.
+    pub(super) async fn serve(&self) {
+        let state = Rc::new(State { held: RefCell::default(), wake: Arc::default() });
+        let mut pause = Duration::from_millis(2);
+        loop {
+            match self.connect().await {
+                Ok(stream) => {
+                    pause = Duration::from_millis(2);
+                    match self.talk(stream, &state).await {
+                        Ok(true) => return,
+                        Ok(false) => tracing::debug!("the broker is gone; tasks run on"),
+                        Err(error) => tracing::warn!("the link to the broker broke: {error}"),
+                    }
+                }
+                Err(error) => tracing::debug!("no broker yet: {error}"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RECONNECT_MAX);
+        }
+    }
+
+    async fn connect(&self) -> io::Result<UnixStream> {
+        UnixStream::connect(&self.socket).await
+    }
+
+    /// One connection. `true`: drained.
+    async fn talk(&self, stream: UnixStream, state: &Rc<State>) -> io::Result<bool> {
+        let holds = state.held.borrow_mut().reconnected();
+        let (mut from_broker, mut to_broker) = stream.into_split();
+        let hello = ToBroker::Hello(Hello {
+            protocol: LINK_PROTOCOL,
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            slot: self.slot,
+            serial: self.serial,
+            generation: self.generation,
+            capacity: self.concurrency,
+            holds,
+        });
+        let mut outgoing = Vec::new();
+        codec::put(&mut outgoing, &hello).map_err(io::Error::other)?;
+        to_broker.write_all(&outgoing).await?;
+        // One task writes while the other reads: neither waits for the other.
+        let draining = Rc::new(std::cell::Cell::new(false));
+        let write = self.write(to_broker, state, &draining);
+        let read = async {
+            let mut buffer = BytesMut::new();
+            loop {
+                buffer.reserve(READ_BYTES);
+                if from_broker.read_buf(&mut buffer).await? == 0 {
+                    return Ok(false);
+                }
+                while let Some(frame) =
+                    take_frame(&mut buffer, FRAME_BYTES_MAX).map_err(io::Error::other)?
+                {
+                    let message = codec::decode(&frame).map_err(io::Error::other)?;
+                    self.told(message, state, &draining);
+                }
+            }
+        };
+        tokio::select! {
+            ended = read => ended,
+            ended = write => ended,
+        }
+    }
+
+    fn told(&self, message: ToWorker, state: &Rc<State>, draining: &std::cell::Cell<bool>) {
+        match message {
+            ToWorker::Run(start) => self.start(start, state),
+            ToWorker::Cancel(run) => state.held.borrow().cancel(run),
+            ToWorker::Ack { runs } => {
+                let mut held = state.held.borrow_mut();
+                runs.into_iter().for_each(|run| held.acknowledged(run));
+                state.wake.changed.notify_one();
+            }
+            ToWorker::Drain => {
+                draining.set(true);
+                state.wake.changed.notify_one();
+            }
+        }
+    }
+
+    fn start(&self, start: Start, state: &Rc<State>) {
+        let started = state.held.borrow_mut().start(start.run, &state.wake);
+        let Some((cancel, log)) = started else { return };
+        let (registry, state) = (Rc::clone(&self.registry), Rc::clone(state));
+        spawn_local(async move {
+            let done = runner::run(registry, start, cancel, log).await;
+            state.held.borrow_mut().finish(done);
+            state.wake.changed.notify_one();
+        });
+    }
+
+    /// Sends what there is to send. `true`: drained.
+    async fn write(
+        &self,
+        mut to_broker: tokio::net::unix::OwnedWriteHalf,
+        state: &State,
+        draining: &std::cell::Cell<bool>,
+    ) -> io::Result<bool> {
+        let mut outgoing = Vec::new();
+        let mut full = false;
+        loop {
+            self.gather(state, &mut full, &mut outgoing).map_err(io::Error::other)?;
+            if !outgoing.is_empty() {
+                to_broker.write_all(&outgoing).await?;
+                outgoing.clear();
+                outgoing.shrink_to(READ_BYTES);
+                continue;
+            }
+            if draining.get() && state.held.borrow().is_empty() {
+                return Ok(true);
+            }
+            state.wake.changed.notified().await;
+        }
+    }
+
+    fn gather(
+        &self,
+        state: &State,
+        full: &mut bool,
+        outgoing: &mut Vec<u8>,
+    ) -> Result<(), codec::CodecError> {
+        let mut held = state.held.borrow_mut();
+        // Events first: a result must not overtake what led to it.
+        let events = held.take_events(&state.wake);
+        if !events.is_empty() {
+            codec::put(outgoing, &ToBroker::Events { events })?;
+        }
+        while let Some(done) = held.take_result() {
+            codec::put(outgoing, &ToBroker::Done(done))?;
+        }
+        if *full != held.is_full() {
+            *full = held.is_full();
+            let capacity = if *full { 0 } else { self.concurrency };
+            codec::put(outgoing, &ToBroker::Credits { capacity })?;
+        }
+        Ok(())
+    }
+}

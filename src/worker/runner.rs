@@ -1,0 +1,87 @@
+//! One attempt: its handler under its time limit, its panic caught, its cancel obeyed.
+
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use serde_json::value::RawValue;
+use tokio::sync::Notify;
+
+use crate::handler::{Context, EventSink, HandlerError, HandlerFuture, Output, Registry};
+use crate::protocol::link::{Done, Outcome, Start};
+use crate::task::ErrorKind;
+
+/// Runs one attempt to its end.
+pub(super) async fn run(
+    registry: Rc<Registry>,
+    start: Start,
+    cancel: Rc<Notify>,
+    sink: Arc<dyn EventSink>,
+) -> Done {
+    let (run, timeout_ms, began) = (start.run, start.timeout_ms, Instant::now());
+    let outcome = match begin(&registry, start, sink) {
+        Ok(attempt) => {
+            let attempt = AssertUnwindSafe(attempt).catch_unwind();
+            let limited = tokio::time::timeout(Duration::from_millis(timeout_ms), attempt);
+            tokio::select! {
+                biased;
+                // Dropping the handler's future is the cancel.
+                () = cancel.notified() => Outcome::Cancelled,
+                ended = limited => match ended {
+                    Ok(Ok(result)) => outcome_of(result),
+                    Ok(Err(panic)) => outcome_of(Err(panicked(panic.as_ref()))),
+                    Err(_) => outcome_of(Err(timed_out(timeout_ms))),
+                },
+            }
+        }
+        Err(error) => outcome_of(Err(error)),
+    };
+    let run_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Done { run, run_ms, outcome }
+}
+
+fn begin(
+    registry: &Registry,
+    start: Start,
+    sink: Arc<dyn EventSink>,
+) -> Result<HandlerFuture, HandlerError> {
+    let Some(handler) = registry.get(&start.kind) else {
+        return Err(HandlerError::fatal(format!("no handler for the kind '{}'", start.kind)));
+    };
+    let input = RawValue::from_string(start.input)
+        .map_err(|error| HandlerError::input(format!("the input is not JSON: {error}")))?;
+    let context = Context { task: start.id, attempt: start.run.attempt, sink };
+    // A handler may panic before it gives its future.
+    std::panic::catch_unwind(AssertUnwindSafe(|| handler.run(context, input)))
+        .map_err(|panic| panicked(panic.as_ref()))
+}
+
+fn outcome_of(result: Result<Output, HandlerError>) -> Outcome {
+    match result {
+        Ok(output) => Outcome::Succeeded {
+            output: Box::<str>::from(output.json).into_string(),
+            usage: output.usage,
+        },
+        Err(error) => {
+            let retry_after_ms =
+                error.retry_after.map(|pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
+            Outcome::Failed { error: error.into_task_error(), retry_after_ms }
+        }
+    }
+}
+
+fn timed_out(timeout_ms: u64) -> HandlerError {
+    let message = format!("not done within its timeout of {} s", timeout_ms as f64 / 1000.0);
+    HandlerError::of(ErrorKind::Timeout, message, true)
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> HandlerError {
+    let what = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    HandlerError::retryable(format!("the handler panicked: {what}"))
+}
