@@ -11,7 +11,6 @@ use crate::task::NewTask;
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
     /// What to say, or - for stdin
-    #[arg(allow_hyphen_values = true)]
     prompt: String,
     /// The model, by its name in the configuration [default: default]
     #[arg(long, value_name = "NAME")]

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollTimeout, poll};
 
 use super::error::{CliError, Exit};
+use super::exchange::{Call, Exchange, Follow, Wait};
 use super::instance::Instance;
 use super::link::{Link, LinkError};
-use crate::protocol::control::{Ended, FollowBody, FollowEvent, Hello, Refusal, Reply, Request};
+use crate::protocol::control::{Ended, FollowEvent, Hello, Refusal, Reply, Request};
 use crate::task::TaskId;
 
 /// Connections that broke in a row, each soon and without a reply, before a client gives up:
@@ -20,6 +21,8 @@ use crate::task::TaskId;
 const QUICK_BREAKS_MAX: u32 = 30;
 /// A connection that lasted this long did not break because of what was asked.
 const QUICK_BREAK_MAX: Duration = Duration::from_secs(1);
+/// The ids that one request waits for, at most.
+const WAIT_IDS_MAX: usize = 10_000;
 /// The longest pause before connecting again.
 const PAUSE_MS_MAX: u64 = 1_000;
 
@@ -62,19 +65,20 @@ impl Client {
         self.converse(&mut Call { request })
     }
 
-    /// Waits for each of `ids`; `on_ended` is told of each once, in the order in which they end.
+    /// Waits for each of `ids`; `on_ended` is told of each once, as they end (of very many, some
+    /// thousands at a time, so that a request stays small).
     pub(crate) fn wait(
         &mut self,
         ids: &[TaskId],
         full: bool,
-        on_ended: impl FnMut(Ended) -> Result<(), CliError>,
+        mut on_ended: impl FnMut(Ended) -> Result<(), CliError>,
     ) -> Result<(), CliError> {
-        if ids.is_empty() {
-            return Ok(());
+        for ids in ids.chunks(WAIT_IDS_MAX) {
+            let left: BTreeSet<TaskId> = ids.iter().copied().collect();
+            let request = Request::Wait { ids: ids.to_vec(), full };
+            self.converse(&mut Wait { left, full, request, on_ended: &mut on_ended })?;
         }
-        let left: BTreeSet<TaskId> = ids.iter().copied().collect();
-        let request = Request::Wait { ids: left.iter().copied().collect(), full };
-        self.converse(&mut Wait { left, full, request, on_ended })
+        Ok(())
     }
 
     /// Follows a task to its end; `on_event` is told of each event once, in order.
@@ -209,95 +213,6 @@ pub(crate) fn unexpected(reply: &Reply) -> CliError {
     let mut shown = format!("{reply:?}");
     shown.truncate(shown.floor_char_boundary(200));
     CliError::internal(format!("the daemon gave an answer to another question: {shown}"))
-}
-
-/// One request and its replies.
-trait Exchange {
-    type Answer;
-    /// What to ask on a new connection, given what is known so far.
-    fn request(&mut self) -> &Request;
-    /// Takes a reply, and gives the answer once it is whole.
-    fn take(&mut self, reply: Reply) -> Result<Option<Self::Answer>, CliError>;
-}
-
-struct Call<'a> {
-    request: &'a Request,
-}
-
-impl Exchange for Call<'_> {
-    type Answer = Result<Reply, Refusal>;
-
-    fn request(&mut self) -> &Request {
-        self.request
-    }
-
-    fn take(&mut self, reply: Reply) -> Result<Option<Self::Answer>, CliError> {
-        Ok(Some(match reply {
-            Reply::Error(refusal) => Err(refusal),
-            reply => Ok(reply),
-        }))
-    }
-}
-
-struct Wait<F> {
-    left: BTreeSet<TaskId>,
-    full: bool,
-    request: Request,
-    on_ended: F,
-}
-
-impl<F: FnMut(Ended) -> Result<(), CliError>> Exchange for Wait<F> {
-    type Answer = ();
-
-    fn request(&mut self) -> &Request {
-        self.request = Request::Wait { ids: self.left.iter().copied().collect(), full: self.full };
-        &self.request
-    }
-
-    fn take(&mut self, reply: Reply) -> Result<Option<()>, CliError> {
-        match reply {
-            Reply::Finished { tasks } => {
-                for ended in tasks {
-                    if self.left.remove(&ended.id) {
-                        (self.on_ended)(ended)?;
-                    }
-                }
-                Ok(None)
-            }
-            Reply::End if self.left.is_empty() => Ok(Some(())),
-            Reply::Error(refusal) => Err(refusal.into()),
-            other => Err(unexpected(&other)),
-        }
-    }
-}
-
-struct Follow<F> {
-    id: TaskId,
-    request: Request,
-    is_finished: bool,
-    on_event: F,
-}
-
-impl<F: FnMut(FollowEvent) -> Result<(), CliError>> Exchange for Follow<F> {
-    type Answer = ();
-
-    fn request(&mut self) -> &Request {
-        &self.request
-    }
-
-    fn take(&mut self, reply: Reply) -> Result<Option<()>, CliError> {
-        match reply {
-            Reply::Event(event) => {
-                self.request = Request::Follow { id: self.id, after: Some(event.position) };
-                self.is_finished = matches!(event.body, FollowBody::Finished { .. });
-                (self.on_event)(event)?;
-                Ok(None)
-            }
-            Reply::End if self.is_finished => Ok(Some(())),
-            Reply::Error(refusal) => Err(refusal.into()),
-            other => Err(unexpected(&other)),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -176,7 +176,7 @@ mod tests {
             (r#"{"kind":"a","priority":10}"#, "line 1: priority 10: must be 0 to 9"),
             (r#"{"kind":"a","priority":-1}"#, "line 1: priority -1: must be 0 to 9"),
             (r#"{"kind":"a","prioritty":1}"#, "unknown field `prioritty`"),
-            (r#"{"kind":"a","delay":"-5s"}"#, "line 1: delay: '-5s' is negative"),
+            (r#"{"kind":"a","delay":"-5s"}"#, "line 1: delay: \"-5s\" is negative"),
             (r#"{"kind":"a","delay":"5s","at":"1970-01-01T00:00:01Z"}"#, "more than one of"),
             (r#"{"kind":"a"} {"kind":"b"}"#, "line 1: more after the task (column 14)"),
         ];

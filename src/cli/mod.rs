@@ -9,7 +9,9 @@ mod backup;
 mod change;
 mod chat;
 pub(crate) mod client;
+mod config;
 mod error;
+mod exchange;
 #[cfg(test)]
 mod fake;
 mod follow;
@@ -141,6 +143,8 @@ enum Verb {
     Stop(stop::StopArgs),
     /// Write a consistent copy of the database
     Backup(backup::BackupArgs),
+    /// Check, show or start a configuration
+    Config(config::ConfigArgs),
     /// Print a shell's completions
     Completions(generate::CompletionsArgs),
     /// Print the manual page
@@ -198,6 +202,7 @@ fn dispatch(cli: Cli, out: &mut Out) -> Result<u8, CliError> {
         Verb::Stats => stats::run(globals, out),
         Verb::Stop(args) => stop::run(args, globals, out),
         Verb::Backup(args) => backup::run(args, globals, out),
+        Verb::Config(args) => config::run(args, globals, out),
         Verb::Completions(args) => generate::completions(args, out),
         Verb::Man => generate::man(out),
     }

@@ -24,7 +24,7 @@ pub(crate) struct SubmitArgs {
     #[arg(required_unless_present = "jsonl")]
     kind: Option<String>,
     /// Its input: JSON, @FILE, or - for stdin [default: {}]
-    #[arg(allow_hyphen_values = true)]
+    #[arg(allow_negative_numbers = true)]
     input: Option<String>,
     /// A file of tasks, one {"kind":…,"input":…} a line, or - for stdin
     #[arg(long, value_name = "FILE", conflicts_with_all = ["kind", "input", "key", "follow"])]

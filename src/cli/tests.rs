@@ -78,7 +78,7 @@ fn bad_usage_is_refused_before_anything_is_asked() {
     let table: [(&[&str], &str); 11] = [
         (&["submit", "noop", "--priority", "10"], "priority 10: must be 0 to 9"),
         (&["submit", "noop", "--priority", "-1"], "priority -1: must be 0 to 9"),
-        (&["submit", "noop", "--delay", "-5s"], "'-5s' is negative"),
+        (&["submit", "noop", "--delay", "-5s"], "is negative"),
         (&["submit", "noop", "--timeout", "99999999h"], "ten years"),
         (&["submit", "noop", "--delay", "1s", "--at", "2030-01-01T00:00:00Z"], "cannot be used"),
         (&["submit", "noop", "--max-attempts", "0"], "0 is not in"),
@@ -94,6 +94,19 @@ fn bad_usage_is_refused_before_anything_is_asked() {
         assert_eq!(error.exit_code(), 2, "{words:?}");
         assert!(error.to_string().contains(expected), "{words:?}: {error}");
     }
+}
+
+#[test]
+fn options_after_an_input_stay_options() {
+    for words in [
+        &["forq", "submit", "noop", "--wait"][..],
+        &["forq", "submit", "noop", "-5", "--wait"],
+        &["forq", "submit", "noop", "-", "--wait"],
+        &["forq", "chat", "-", "--priority", "9"],
+    ] {
+        Cli::try_parse_from(words).unwrap();
+    }
+    assert!(Cli::try_parse_from(["forq", "submit", "noop", "--wiat"]).is_err());
 }
 
 #[test]
@@ -428,4 +441,26 @@ fn completions_and_the_manual_are_made() {
         assert_eq!(told.exit, 0);
         assert!(told.data.contains(expected), "{words:?}");
     }
+}
+
+#[test]
+fn a_configuration_is_started_checked_and_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |words: &[&str]| run_at(&folder.path().join("new"), words);
+    assert_eq!(run(&["config", "init"]).exit, 0);
+    assert_eq!(run(&["config", "init"]).exit, 2, "an existing file stays as it is");
+    assert_eq!(run(&["config", "check"]).exit, 0);
+    let told = run(&["config", "show", "--json"]);
+    let first: serde_json::Value = serde_json::from_str(told.data.lines().next().unwrap()).unwrap();
+    assert!(first["key"].is_string() && first["origin"].is_string(), "{first}");
+    let schema: serde_json::Value = serde_json::from_str(&run(&["config", "schema"]).data).unwrap();
+    assert!(schema["properties"]["workers"].is_object());
+
+    let bad = folder.path().join("bad.toml");
+    std::fs::write(&bad, "[workers]\nmin = 9\nmax = 2\nmni = 1\n").unwrap();
+    let told = run(&["config", "check", bad.to_str().unwrap(), "--json"]);
+    assert_eq!(told.exit, 2);
+    assert!(told.error.contains("line 4") && told.error.contains("mni"), "{}", told.error);
+    assert!(told.data.contains("\"ok\":false"), "{}", told.data);
+    assert_eq!(run(&["config", "check", "/no/such.toml"]).exit, 2);
 }

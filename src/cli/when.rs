@@ -1,22 +1,13 @@
 //! Times as users write them.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-/// The longest span that makes sense for a task; anything longer is a slip of the finger.
-const DURATION_HOURS_MAX: i64 = 10 * 366 * 24;
+use crate::config;
 
-/// A span like `10s`, `1h30m` or `500ms`, in milliseconds.
+/// A length of time like `10s`, `1h30m` or `500ms`, in milliseconds.
 pub(crate) fn duration_ms(text: &str) -> Result<u64, String> {
-    let span: SignedDuration = text
-        .parse()
-        .map_err(|_| format!("'{text}' is not a length of time: write it like 10s or 1h30m"))?;
-    if span.is_negative() {
-        return Err(format!("'{text}' is negative: a length of time starts at 0s"));
-    }
-    if span > SignedDuration::from_hours(DURATION_HOURS_MAX) {
-        return Err(format!("'{text}' is over ten years"));
-    }
-    u64::try_from(span.as_millis()).map_err(|error| error.to_string())
+    let duration = config::parse_duration(text)?;
+    u64::try_from(duration.as_millis()).map_err(|error| error.to_string())
 }
 
 /// A moment in RFC 3339, in milliseconds since 1970.
@@ -42,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_are_read_and_bounded() {
+    fn durations_are_read_and_bounded() {
         let good =
             [("10s", 10_000), ("1h30m", 5_400_000), ("500ms", 500), ("0s", 0), ("1.5s", 1_500)];
         for (text, ms) in good {
@@ -50,9 +41,9 @@ mod tests {
         }
         for (text, reason) in [
             ("-5s", "negative"),
-            ("10", "not a length"),
-            ("", "not a length"),
-            ("soon", "not a length"),
+            ("10", "not a duration"),
+            ("", "not a duration"),
+            ("soon", "not a duration"),
             ("99999999h", "ten years"),
         ] {
             let error = duration_ms(text).unwrap_err();
