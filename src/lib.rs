@@ -2,6 +2,8 @@
 
 pub mod cli;
 pub mod config;
+mod app;
+#[allow(dead_code, reason = "the binary's main comes next")]
 #[doc(hidden)]
 pub mod guard;
 pub mod handler;
@@ -12,3 +14,5 @@ pub mod task;
 
 mod broker;
 mod worker;
+
+pub use app::App;
