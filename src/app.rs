@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::marker::PhantomData;
 use std::panic::resume_unwind;
+use std::process::ExitCode;
 use std::rc::Rc;
 
 use serde::Serialize;
@@ -10,9 +11,11 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tokio::task::{AbortHandle, spawn_blocking};
 
+use crate::cli::{Daemon, ServeOverrides};
 use crate::handler::{
     Context, Handler, HandlerError, HandlerFuture, Registry, parse_input, to_output,
 };
+use crate::instance::Instance;
 
 /// A forq binary with kinds of task of its own, beside the built-in ones.
 ///
@@ -23,7 +26,7 @@ use crate::handler::{
 /// A panic in a handler fails its attempt and nothing else.
 #[derive(Default)]
 pub struct App {
-    own: Vec<(String, Rc<dyn Handler>)>,
+    own: Registry,
 }
 
 impl App {
@@ -47,7 +50,7 @@ impl App {
         O: Serialize + 'static,
     {
         let handler = Async { work: Rc::new(work), input: PhantomData };
-        self.own.push((kind.into(), Rc::new(handler)));
+        self.own.insert(&kind.into(), Rc::new(handler));
         self
     }
 
@@ -67,17 +70,22 @@ impl App {
         O: Serialize + 'static,
     {
         let handler = Blocking { work, input: PhantomData };
-        self.own.push((kind.into(), Rc::new(handler)));
+        self.own.insert(&kind.into(), Rc::new(handler));
         self
     }
 
-    /// The built-in kinds and these.
-    #[allow(dead_code, reason = "the binary's main comes next")]
-    pub(crate) fn registry(&self, built_in: Registry) -> Registry {
-        self.own.iter().fold(built_in, |mut registry, (kind, handler)| {
-            registry.insert(kind, handler.clone());
-            registry
-        })
+    /// Does what the command line says, and gives the exit code: `main` is this and nothing else.
+    pub fn main(self) -> ExitCode {
+        if let Some(code) = crate::guard::maybe_main() {
+            return code;
+        }
+        crate::cli::run(std::env::args_os(), &self)
+    }
+}
+
+impl Daemon for App {
+    fn serve(&self, instance: &Instance, overrides: ServeOverrides) -> ExitCode {
+        crate::master::serve(instance, &overrides, self.own.clone())
     }
 }
 
@@ -177,7 +185,7 @@ mod tests {
                 a.checked_add(b).ok_or_else(|| HandlerError::fatal("too large"))
             })
             .blocking_handler("divide", |_, Pair { a, b }| Ok(a / b))
-            .registry(Registry::default())
+            .own
     }
 
     #[tokio::test]
@@ -205,10 +213,11 @@ mod tests {
 
     #[test]
     fn the_last_of_a_name_wins() {
-        let kinds = App::new()
+        let mut kinds = app();
+        let later = App::new()
             .handler("noop", |_, _: Pair| async { Ok(()) })
-            .handler("noop", |_, _: u8| async { Ok(()) })
-            .registry(app());
+            .handler("noop", |_, _: u8| async { Ok(()) });
+        kinds.add(&later.own);
         assert_eq!(kinds.check("noop", &raw("3")), Ok(()));
         assert_eq!(kinds.check("sum", &raw(r#"{"a":1,"b":1}"#)), Ok(()));
     }
@@ -227,7 +236,7 @@ mod tests {
                 flag.store(true, Ordering::SeqCst);
                 Ok(())
             })
-            .registry(Registry::default());
+            .own;
         runtime.block_on(async {
             let (release, held) = channel::<()>();
             let busy = spawn_blocking(move || held.recv());

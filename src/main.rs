@@ -1,7 +1,7 @@
-//! The binary `forq`: nothing but the library's `main`.
+//! The binary `forq`: the built-in kinds, and every verb.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    forq::guard::maybe_main().unwrap_or(ExitCode::SUCCESS)
+    forq::App::new().main()
 }

@@ -32,11 +32,6 @@ impl EventLog {
         true
     }
 
-    /// The number of the newest event.
-    pub(crate) fn last_n(&self) -> u64 {
-        self.last_n
-    }
-
     /// The events after number `after`, and whether some between are missing.
     pub(crate) fn after(&self, after: u64) -> (bool, impl Iterator<Item = &(u64, EventBody)>) {
         let first = self.events.iter().find(|(n, _)| *n > after).map(|(n, _)| *n);

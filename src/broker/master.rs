@@ -1,11 +1,10 @@
 //! The broker's lifeline: packets to and from the master.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use nix::sys::socket::{MsgFlags, recv, send};
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixDatagram;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::spawn_local;
 
@@ -31,7 +30,8 @@ impl ToMaster {
 
 /// Serves the lifeline until its end, which is the master's.
 pub(crate) fn serve(lifeline: OwnedFd, inputs: UnboundedSender<Input>) -> io::Result<ToMaster> {
-    let lifeline = Rc::new(AsyncFd::new(lifeline)?);
+    // A sequenced-packet socket is read and written like a datagram one.
+    let lifeline = Rc::new(UnixDatagram::from_std(lifeline.into())?);
     let (packets, outgoing) = unbounded_channel();
     spawn_local(write(Rc::clone(&lifeline), outgoing));
     spawn_local(async move {
@@ -44,14 +44,10 @@ pub(crate) fn serve(lifeline: OwnedFd, inputs: UnboundedSender<Input>) -> io::Re
     Ok(ToMaster { packets })
 }
 
-async fn read(lifeline: &AsyncFd<OwnedFd>, inputs: &UnboundedSender<Input>) -> io::Result<()> {
+async fn read(lifeline: &UnixDatagram, inputs: &UnboundedSender<Input>) -> io::Result<()> {
     let mut packet = vec![0; PACKET_BYTES_MAX];
     loop {
-        let bytes = lifeline
-            .async_io(tokio::io::Interest::READABLE, |fd| {
-                Ok(recv(fd.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT)?)
-            })
-            .await?;
+        let bytes = lifeline.recv(&mut packet).await?;
         if bytes == 0 {
             return Ok(());
         }
@@ -62,14 +58,9 @@ async fn read(lifeline: &AsyncFd<OwnedFd>, inputs: &UnboundedSender<Input>) -> i
     }
 }
 
-async fn write(lifeline: Rc<AsyncFd<OwnedFd>>, mut outgoing: UnboundedReceiver<Vec<u8>>) {
+async fn write(lifeline: Rc<UnixDatagram>, mut outgoing: UnboundedReceiver<Vec<u8>>) {
     while let Some(packet) = outgoing.recv().await {
-        let sent = lifeline
-            .async_io(tokio::io::Interest::WRITABLE, |fd| {
-                Ok(send(fd.as_raw_fd(), &packet, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?)
-            })
-            .await;
-        if sent.is_err() {
+        if lifeline.send(&packet).await.is_err() {
             return;
         }
     }

@@ -55,6 +55,7 @@ pub(crate) fn run(start: Start, runtime: tokio::runtime::Runtime) -> i32 {
 async fn serve(start: Start) -> io::Result<()> {
     let (inputs, inbox) = unbounded_channel();
     let mut terminate = signal(SignalKind::terminate())?;
+    crate::master::unblock_signals();
     let to_master = master::serve(start.lifeline, inputs.clone())?;
     spawn_local({
         let inputs = inputs.clone();

@@ -11,8 +11,8 @@ use nix::poll::{PollTimeout, poll};
 
 use super::error::{CliError, Exit};
 use super::exchange::{Call, Exchange, Follow, Wait};
-use super::instance::Instance;
 use super::link::{Link, LinkError};
+use crate::instance::Instance;
 use crate::protocol::control::{Ended, FollowEvent, Hello, Refusal, Reply, Request};
 use crate::task::TaskId;
 

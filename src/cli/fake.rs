@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use bytes::BytesMut;
 
-use super::instance::{Instance, SocketPath};
+use crate::instance::{Instance, SocketPath};
 use crate::protocol::control::{CONTROL_PROTOCOL, Hello, Reply, Request};
 use crate::protocol::frame::{put_frame, take_frame};
 use crate::task::{State, TaskId, TaskView};

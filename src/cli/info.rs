@@ -7,9 +7,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::client::{Client, unexpected};
-use super::instance::Instance;
 use super::out::{Out, size, span};
 use super::{CliError, Exit, Globals};
+use crate::instance::Instance;
 use crate::protocol::control::{Reply, Request};
 
 /// A broker that is alive answers at once; after this the master's own word has to do.

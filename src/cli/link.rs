@@ -8,7 +8,7 @@ use interprocess::local_socket::traits::Stream as _;
 use interprocess::local_socket::{GenericFilePath, Stream, ToFsName};
 use serde::Deserialize;
 
-use super::instance::{Instance, SocketPath};
+use crate::instance::{Instance, SocketPath};
 use crate::protocol::control::{CONTROL_PROTOCOL, Hello, Reply, Request};
 use crate::protocol::frame::{put_frame, take_frame};
 

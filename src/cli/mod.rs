@@ -18,13 +18,13 @@ mod follow;
 mod generate;
 mod info;
 mod input;
-pub mod instance;
 mod jsonl;
 pub(crate) mod link;
 mod list;
 pub(crate) mod out;
 mod queue;
 mod result;
+mod sim_llm;
 mod stats;
 mod status;
 mod stop;
@@ -39,8 +39,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::error::{CliError, Exit};
-pub use self::instance::Instance;
 use self::out::Out;
+use crate::instance::Instance;
 
 /// What `serve` was told on the command line, over what the configuration says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
@@ -102,8 +102,8 @@ impl Globals {
         client::Client::connect(&self.instance_to_ask()?)
     }
 
-    fn naming(&self) -> instance::Naming<'_> {
-        instance::Naming {
+    fn naming(&self) -> crate::instance::Naming<'_> {
+        crate::instance::Naming {
             state_dir: self.state_dir.as_deref(),
             config: self.config.as_deref(),
             env: &|name| std::env::var_os(name),
@@ -145,6 +145,8 @@ enum Verb {
     Backup(backup::BackupArgs),
     /// Check, show or start a configuration
     Config(config::ConfigArgs),
+    /// Serve a simulated, OpenAI-compatible model
+    SimLlm(sim_llm::SimLlmArgs),
     /// Print a shell's completions
     Completions(generate::CompletionsArgs),
     /// Print the manual page
@@ -203,6 +205,7 @@ fn dispatch(cli: Cli, out: &mut Out) -> Result<u8, CliError> {
         Verb::Stop(args) => stop::run(args, globals, out),
         Verb::Backup(args) => backup::run(args, globals, out),
         Verb::Config(args) => config::run(args, globals, out),
+        Verb::SimLlm(args) => sim_llm::run(args, out),
         Verb::Completions(args) => generate::completions(args, out),
         Verb::Man => generate::man(out),
     }

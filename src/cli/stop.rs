@@ -14,9 +14,9 @@ use serde::Deserialize;
 
 use super::client::{Client, pause, unexpected};
 use super::info::{BROKER_PATIENCE, last_status};
-use super::instance::Instance;
 use super::out::Out;
 use super::{CliError, Exit, Globals};
+use crate::instance::Instance;
 use crate::protocol::control::{Reply, Request};
 
 /// How often a master that is stopping is looked at.

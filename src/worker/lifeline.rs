@@ -1,30 +1,29 @@
 //! The worker's lifeline: it says ready, and its end is the master's.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use nix::sys::socket::{MsgFlags, recv, send};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixDatagram;
 
 use crate::protocol::codec;
 use crate::protocol::lifeline::FromWorker;
 
 pub(super) struct Lifeline {
-    fd: AsyncFd<OwnedFd>,
+    /// A sequenced-packet socket, which is read and written like a datagram one.
+    socket: UnixDatagram,
 }
 
 impl Lifeline {
     pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { fd: AsyncFd::new(fd)? })
+        Ok(Self { socket: UnixDatagram::from_std(fd.into())? })
     }
 
     /// Tells the master that the event loop runs. The packet fits: it is the first.
-    pub(super) fn ready(&self) {
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let sent = codec::encode(&FromWorker::Ready)
-            .map_err(io::Error::other)
-            .and_then(|packet| Ok(send(self.fd.as_raw_fd(), &packet, flags)?));
+    pub(super) async fn ready(&self) {
+        let sent = match codec::encode(&FromWorker::Ready) {
+            Ok(packet) => self.socket.send(&packet).await,
+            Err(error) => Err(io::Error::other(error)),
+        };
         if let Err(error) = sent {
             tracing::error!("cannot tell the master: {error}");
         }
@@ -33,13 +32,6 @@ impl Lifeline {
     /// Waits for the master's end, which no worker outlives.
     pub(super) async fn ended(&self) {
         let mut packet = [0; 64];
-        loop {
-            let read = self.fd.async_io(Interest::READABLE, |fd| {
-                Ok(recv(fd.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT)?)
-            });
-            if matches!(read.await, Ok(0) | Err(_)) {
-                return;
-            }
-        }
+        while !matches!(self.socket.recv(&mut packet).await, Ok(0) | Err(_)) {}
     }
 }

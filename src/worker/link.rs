@@ -16,6 +16,7 @@ use tokio::task::spawn_local;
 use super::held::{Held, Wake};
 use super::runner;
 use crate::handler::Registry;
+use crate::instance::SocketPath;
 use crate::protocol::codec;
 use crate::protocol::frame::take_frame;
 use crate::protocol::link::{Hello, LINK_PROTOCOL, Start, ToBroker, ToWorker};
@@ -66,7 +67,8 @@ impl Link {
     }
 
     async fn connect(&self) -> io::Result<UnixStream> {
-        UnixStream::connect(&self.socket).await
+        let short = SocketPath::of(&self.socket)?;
+        UnixStream::connect(short.as_path()).await
     }
 
     /// One connection. `true`: drained.

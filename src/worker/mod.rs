@@ -55,6 +55,7 @@ async fn serve(start: Start) -> i32 {
                 return 1;
             }
         };
+    crate::master::unblock_signals();
     let link = link::Link {
         socket: start.worker_socket,
         slot: start.slot,
@@ -64,7 +65,7 @@ async fn serve(start: Start) -> i32 {
         registry: Rc::new(start.registry),
     };
     // The loop turns: that is what ready means here. The broker may come later.
-    lifeline.ready();
+    lifeline.ready().await;
     tokio::select! {
         () = link.serve() => 0,
         () = lifeline.ended() => 0,

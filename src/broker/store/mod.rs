@@ -225,9 +225,7 @@ impl Next {
 /// What moved when a task changed state.
 #[derive(Debug)]
 pub(crate) struct Moved {
-    pub(crate) seq: Seq,
     pub(crate) id: TaskId,
-    pub(crate) queue: String,
     pub(crate) state: State,
     /// This task, if it is ready again.
     pub(crate) ready: Option<Ready>,

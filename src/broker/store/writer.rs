@@ -10,8 +10,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::reserve::Reserve;
 use super::{
-    Accepted, Cancelled, Claim, Claimed, Clear, Depth, Due, End, Insert, Moved, OpenClaim, Ready,
-    Refill, Retried, Store, StoreError,
+    Accepted, Cancelled, Claim, Claimed, Clear, Depth, Due, End, Insert, Moved, Ready, Refill,
+    Retried, Store, StoreError,
 };
 use crate::protocol::control::{Refusal, RefusalKind};
 use crate::task::TaskId;
@@ -36,7 +36,6 @@ pub(crate) enum Op {
     Prune { finished_before_ms: i64, limit: u32 },
     Refill(Refill),
     Pause { queue: Option<String>, paused: bool },
-    Claims,
     Depth,
 }
 
@@ -55,7 +54,6 @@ pub(crate) enum Answer {
     Pruned(u32),
     Refilled(Vec<Ready>),
     Paused(Result<(), Refusal>),
-    Claims(Vec<OpenClaim>),
     Depth(Depth),
 }
 
@@ -213,7 +211,6 @@ impl State {
             Op::Pause { queue, paused } => {
                 Answer::Paused(Ok(store.pause(queue.as_deref(), *paused)?))
             }
-            Op::Claims => Answer::Claims(store.claims()?),
             Op::Depth => Answer::Depth(store.depth()?),
         })
     }

@@ -25,9 +25,7 @@ impl Sqlite {
                 .query_row((seq, ord), |row| Ok((ready_of(row)?, super::look::id_of(row, 5)?)))?;
             self.count(&ready.queue, Some(State::Scheduled), State::Queued);
             moved.push(Moved {
-                seq,
                 id,
-                queue: ready.queue.clone(),
                 state: State::Queued,
                 ready: Some(ready),
                 released: None,

@@ -1,9 +1,9 @@
 //! The embedded store: one SQLite database in write-ahead mode.
 //!
-//! * [`insert`]: submissions.
-//! * [`moves`]: claims and their ends, cancel, retry, clear.
-//! * [`clock`]: what time moves: promotion, expiry, pruning.
-//! * [`look`]: what a starting broker and the queue's window read.
+//! * `insert`: submissions.
+//! * `moves`: claims and their ends, cancel, retry, clear.
+//! * `clock`: what time moves: promotion, expiry, pruning.
+//! * `look`: what a starting broker and the queue's window read.
 
 mod clock;
 mod insert;
@@ -13,7 +13,7 @@ mod moves;
 pub(crate) use look::{id_of, state_of};
 pub(crate) use moves::cancelled;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OpenFlags, Row};
@@ -40,7 +40,6 @@ pub(crate) enum Durability {
 /// The embedded store.
 pub(crate) struct Sqlite {
     db: Connection,
-    path: PathBuf,
     durability: Durability,
     /// Whether `synchronous` is set to wait for the disk now.
     syncing: bool,
@@ -86,7 +85,6 @@ impl Sqlite {
         };
         let last_seq = last("seq")?.max(now_us);
         let mut store = Self {
-            path: path.to_owned(),
             durability,
             syncing: true,
             last_seq,

@@ -191,15 +191,8 @@ impl Sqlite {
 
     /// What a change to `state` moves besides the task itself: the next one of its lane.
     fn moved(&mut self, before: Before, state: State, now_ms: i64) -> Result<Moved, StoreError> {
-        let mut moved = Moved {
-            seq: before.seq,
-            id: before.id,
-            queue: before.queue,
-            state,
-            ready: None,
-            released: None,
-            due_at_ms: None,
-        };
+        let mut moved =
+            Moved { id: before.id, state, ready: None, released: None, due_at_ms: None };
         let held_its_lane = before.state != State::Blocked;
         if let Some(lane) = before.lane.filter(|_| state.is_final() && held_its_lane) {
             self.release_lane(&lane, now_ms, &mut moved)?;

@@ -1,36 +1,33 @@
 //! One call of a provider: asks, judges the status, and reads the answer.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Response, StatusCode};
 use secrecy::ExposeSecret;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answer::Answer;
+use super::client::Clients;
 use super::failure;
-use super::input::prepare;
+use super::input::{prepare, withdraw_usage};
 use super::read::{Reader, deadline};
 use super::route::{Provider, Route};
 use crate::handler::{Context, HandlerError};
 use crate::openai::ChatRequest;
 
-/// Longest time for a connection to be made, TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most bytes of an error's body that are read.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 /// Longest wait for them.
 const ERROR_WAIT_MAX: Duration = Duration::from_secs(5);
-const USER_AGENT: &str = concat!("forq/", env!("CARGO_PKG_VERSION"));
 
 /// What the calls of one worker share.
 #[derive(Default)]
 pub(super) struct Caller {
-    /// Built on first use: never before a fork, and never in the broker.
-    client: OnceCell<Client>,
+    clients: Clients,
     /// Providers that answered 400 to `stream_options` and well without: not asked again.
     without_usage: RefCell<BTreeSet<String>>,
 }
@@ -62,14 +59,13 @@ impl Caller {
     async fn ask(
         &self,
         route: &Route,
-        request: ChatRequest,
+        mut request: ChatRequest,
         first_token_by: Option<Instant>,
     ) -> Result<Response, HandlerError> {
         let provider = &*route.provider;
         let with_usage = !self.without_usage.borrow().contains(&provider.name);
-        let mut first = request.clone();
-        let added = prepare(&mut first, &route.model, with_usage);
-        let response = self.send(provider, &first, first_token_by).await?;
+        let added = prepare(&mut request, &route.model, with_usage);
+        let response = self.send(provider, &request, first_token_by).await?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -80,9 +76,8 @@ impl Caller {
         }
         // Unread, it would hold its connection open beside the second.
         drop(response);
-        let mut second = request;
-        prepare(&mut second, &route.model, false);
-        let response = self.send(provider, &second, first_token_by).await?;
+        withdraw_usage(&mut request);
+        let response = self.send(provider, &request, first_token_by).await?;
         if !response.status().is_success() {
             return Err(refusal(provider, response).await);
         }
@@ -99,8 +94,9 @@ impl Caller {
         let body = serde_json::to_vec(request)
             .map_err(|error| HandlerError::input(format!("input: {error}")))?;
         let url = format!("{}/chat/completions", provider.base_url.trim_end_matches('/'));
-        let mut call = self
-            .client(provider)?
+        let client = self.clients.get(&provider.base_url);
+        let mut call = client
+            .map_err(|error| failure::no_client(provider, &error))?
             .post(url)
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .body(body);
@@ -115,22 +111,6 @@ impl Caller {
             None => call.send().await,
         };
         sent.map_err(|error| failure::transport(provider, &error))
-    }
-
-    fn client(&self, provider: &Provider) -> Result<&Client, HandlerError> {
-        if let Some(client) = self.client.get() {
-            return Ok(client);
-        }
-        // An error only means that somebody in this process has installed one before.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            .user_agent(USER_AGENT)
-            .connect_timeout(CONNECT_TIMEOUT)
-            // A key goes to the server that it is meant for, and nowhere else.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| failure::transport(provider, &error))?;
-        Ok(self.client.get_or_init(|| client))
     }
 }
 

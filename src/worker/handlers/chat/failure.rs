@@ -78,6 +78,11 @@ pub(super) fn transport(provider: &Provider, error: &reqwest::Error) -> HandlerE
     failed(provider, &format!("{what}: {}", root_cause(provider, error)), true)
 }
 
+/// There is no client to ask with: this machine has no certificates, say.
+pub(super) fn no_client(provider: &Provider, error: &reqwest::Error) -> HandlerError {
+    failed(provider, &format!("cannot be asked from here: {}", root_cause(provider, error)), false)
+}
+
 fn root_cause(provider: &Provider, error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {

@@ -71,6 +71,15 @@ pub(super) fn prepare(request: &mut ChatRequest, model: &str, with_usage: bool) 
     asks
 }
 
+/// Takes back what [`prepare`] asked for.
+pub(super) fn withdraw_usage(request: &mut ChatRequest) {
+    request.stream_options = request
+        .stream_options
+        .take()
+        .map(|options| StreamOptions { include_usage: None, ..options })
+        .filter(|options| !options.extra.is_empty());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,6 +143,11 @@ mod tests {
         let mut asked = request(asked).unwrap();
         assert!(!prepare(&mut asked, "m", true));
         assert_eq!(asked.stream_options.unwrap().include_usage, Some(false));
+        let mut asked = request(json!({"prompt": "p", "stream_options": {"x": 1}})).unwrap();
+        let before = asked.clone();
+        assert!(prepare(&mut asked, "m", true));
+        withdraw_usage(&mut asked);
+        assert_eq!(asked.stream_options, before.stream_options);
         let mut without = request(json!({"prompt": "p"})).unwrap();
         assert!(!prepare(&mut without, "m", false));
         assert_eq!((without.stream, without.stream_options), (Some(true), None));

@@ -3,13 +3,14 @@
 //! # Layout
 //! - `input`: what a task asks for, pure
 //! - `route`: which provider that means, pure
-//! - `call`: asks the provider
+//! - `call`: asks the provider, through `client`
 //! - `read`: reads the answer as it comes
 //! - `answer`: puts it together, pure
 //! - `failure`: what a failed call means, pure
 
 mod answer;
 mod call;
+mod client;
 mod failure;
 mod input;
 mod read;
@@ -17,7 +18,7 @@ mod route;
 #[cfg(test)]
 mod tests;
 
-pub use route::{Provider, Route, Routes};
+pub(crate) use route::{Provider, Routes};
 
 use std::rc::Rc;
 
@@ -31,14 +32,14 @@ use crate::handler::{Context, Handler, HandlerError, HandlerFuture, Output, to_o
 /// Input: `prompt` or `messages`, `model`, `system`, and any parameter of OpenAI's chat
 /// completions. Output: `text`, `model`, `provider`, `usage`, `finish_reason`, `cached`, and
 /// `tool_calls` if there are any. The text is told as it comes.
-pub struct ChatHandler {
+pub(crate) struct ChatHandler {
     routes: Routes,
     caller: Rc<Caller>,
 }
 
 impl ChatHandler {
     /// A handler for the given models. Makes no connection yet.
-    pub fn new(routes: Routes) -> Self {
+    pub(crate) fn new(routes: Routes) -> Self {
         Self { routes, caller: Rc::default() }
     }
 }

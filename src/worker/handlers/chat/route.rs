@@ -13,45 +13,45 @@ const LISTED_MAX: usize = 20;
 
 /// An OpenAI-compatible server.
 #[derive(Clone, Debug)]
-pub struct Provider {
+pub(crate) struct Provider {
     /// Its name in the configuration.
-    pub name: String,
+    pub(crate) name: String,
     /// Where its API begins, with the version: `https://api.example.com/v1`.
-    pub base_url: String,
+    pub(crate) base_url: String,
     /// Sent as a bearer token.
-    pub api_key: Option<SecretString>,
+    pub(crate) api_key: Option<SecretString>,
     /// Longest time for one call.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
     /// Longest wait for the first token of a stream.
-    pub first_token_timeout: Duration,
+    pub(crate) first_token_timeout: Duration,
     /// Longest wait between two chunks of a stream.
-    pub idle_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
 }
 
 /// Where one call goes.
 #[derive(Clone, Debug)]
-pub struct Route {
+pub(crate) struct Route {
     /// The server.
-    pub provider: Rc<Provider>,
+    pub(crate) provider: Rc<Provider>,
     /// The model's name there.
-    pub model: String,
+    pub(crate) model: String,
 }
 
 /// What tasks may name as their model: an entry, or `PROVIDER/MODEL`.
 #[derive(Clone, Debug, Default)]
-pub struct Routes {
+pub(crate) struct Routes {
     providers: BTreeMap<String, Rc<Provider>>,
     models: BTreeMap<String, Route>,
 }
 
 impl Routes {
     /// Adds a provider.
-    pub fn add_provider(&mut self, provider: Provider) {
+    pub(crate) fn add_provider(&mut self, provider: Provider) {
         self.providers.insert(provider.name.clone(), Rc::new(provider));
     }
 
     /// Adds an entry that means `target`, a `PROVIDER/MODEL`. The error is one sentence.
-    pub fn add_model(&mut self, name: &str, target: &str) -> Result<(), String> {
+    pub(crate) fn add_model(&mut self, name: &str, target: &str) -> Result<(), String> {
         let Some(route) = self.direct(target) else {
             return Err(format!(
                 "'{target}' is no PROVIDER/MODEL: the providers are {}",

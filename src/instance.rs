@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
-use super::error::CliError;
+use crate::cli::CliError;
 
 /// The control socket of the system's service.
 const SYSTEM_SOCKET: &str = "/run/forq/forq.sock";

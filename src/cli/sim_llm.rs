@@ -1,0 +1,67 @@
+//! `forq sim-llm`: the simulated model as a server.
+
+use std::net::SocketAddr;
+
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::error::{CliError, Exit};
+use super::out::Out;
+use crate::sim::{self, SimOptions};
+
+/// What `forq sim-llm` takes.
+#[derive(Debug, Args)]
+pub(crate) struct SimLlmArgs {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8399")]
+    listen: SocketAddr,
+    /// Milliseconds until the first token
+    #[arg(long, value_name = "MS", default_value_t = 50)]
+    first_token_ms: u64,
+    /// Tokens a second of one answer; 0: all at once
+    #[arg(long, value_name = "N", default_value_t = 200.0)]
+    tokens_per_second: f64,
+    /// Share of requests that fail with status 500, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    failure_rate: f64,
+    /// Share of requests that are told to come back later (429), 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    rate_limit_rate: f64,
+    /// Other answers for another seed
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+/// Serves until INT or TERM.
+pub(crate) fn run(args: SimLlmArgs, out: &mut Out) -> Result<u8, CliError> {
+    crate::master::follow_parent();
+    let options = SimOptions {
+        listen: args.listen,
+        first_token_ms: args.first_token_ms,
+        tokens_per_second: args.tokens_per_second,
+        failure_rate: args.failure_rate,
+        rate_limit_rate: args.rate_limit_rate,
+        seed: args.seed,
+    };
+    options.check().map_err(|error| CliError::new(Exit::Invalid, error))?;
+    let cannot = |error| CliError::new(Exit::Invalid, format!("cannot listen: {error}"));
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind(options.listen).await.map_err(cannot)?;
+        let address = listener.local_addr().map_err(cannot)?;
+        out.line(format_args!("listening on http://{address}/v1"))?;
+        out.flush()?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+        let asked_to_end = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        sim::serve(listener, options, asked_to_end).await.map_err(cannot)
+    })?;
+    Ok(Exit::Done as u8)
+}

@@ -1,0 +1,76 @@
+//! The master's ends of the lifelines: packets that never make it wait.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::protocol::codec;
+use crate::protocol::lifeline::PACKET_BYTES_MAX;
+
+/// Packets that wait for a child that does not read. A pool that changes this often without its
+/// broker reading a word is a broker to be replaced.
+const WAITING_PACKETS_MAX: usize = 4096;
+
+/// A lifeline that was made: the master's end and the child's.
+pub(super) fn pair() -> nix::Result<(Lifeline, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let (mine, childs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+    Ok((Lifeline { fd: mine, waiting: VecDeque::new() }, childs))
+}
+
+pub(super) struct Lifeline {
+    fd: OwnedFd,
+    waiting: VecDeque<Vec<u8>>,
+}
+
+impl Lifeline {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Whether packets wait for the child to read.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Sends a message now or as soon as the child reads.
+    pub(super) fn send<T: Serialize>(&mut self, message: &T) {
+        match codec::encode(message) {
+            Ok(packet) if self.waiting.len() < WAITING_PACKETS_MAX => {
+                self.waiting.push_back(packet);
+                self.flush();
+            }
+            Ok(_) => tracing::error!("a child does not read its lifeline: a message is dropped"),
+            Err(error) => tracing::error!("a message to a child could not be written: {error}"),
+        }
+    }
+
+    /// Sends what waits, as far as the child reads.
+    pub(super) fn flush(&mut self) {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        while let Some(packet) = self.waiting.front() {
+            match send(self.fd.as_raw_fd(), packet, flags) {
+                Err(Errno::EAGAIN | Errno::EINTR) => return,
+                // Sent, or the child is gone and needs it no more.
+                _ => drop(self.waiting.pop_front()),
+            }
+        }
+    }
+
+    /// The next message; `None` if there is none now.
+    pub(super) fn receive<T: DeserializeOwned>(&self) -> Option<T> {
+        let mut packet = vec![0; PACKET_BYTES_MAX];
+        let bytes = recv(self.fd.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT).ok()?;
+        match codec::decode(packet.get(..bytes).filter(|packet| !packet.is_empty())?) {
+            Ok(message) => Some(message),
+            Err(error) => {
+                tracing::error!("a child says something that is no message: {error}");
+                None
+            }
+        }
+    }
+}

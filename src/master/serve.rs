@@ -1,0 +1,194 @@
+//! From the configuration to the first fork, and from a fork to a child's own main.
+
+use std::fs::File;
+use std::os::unix::net::UnixListener;
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::fcntl::Flock;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use tracing::info_span;
+
+use super::signals::Signals;
+use super::supervise::{Ended, Master};
+use super::{files, fork, logging, title};
+use crate::cli::ServeOverrides;
+use crate::config::{self, Config, Override};
+use crate::handler::Registry;
+use crate::instance::Instance;
+use crate::{broker, worker};
+
+/// The environment's name for a parent that `serve` must not outlive.
+pub(crate) const PARENT_VARIABLE: &str = "FORQ_PARENT";
+/// Threads for handlers that block, in each worker.
+const BLOCKING_THREADS_MAX: usize = 32;
+/// How long such a thread waits for more work.
+const BLOCKING_THREAD_IDLE: Duration = Duration::from_secs(10);
+/// The exit code of a configuration or a state folder that cannot be used.
+const UNUSABLE: u8 = 2;
+
+/// What the master starts from, and each child after it.
+pub(super) struct Boot {
+    pub(super) instance: Instance,
+    pub(super) config: Config,
+    users: Registry,
+    /// This start's number: later starts have greater ones.
+    number: i64,
+    control: UnixListener,
+    worker: UnixListener,
+    /// Held for as long as any process of the instance lives.
+    _lock: Flock<File>,
+}
+
+/// Runs the daemon in the foreground, and tells its own errors.
+pub(crate) fn serve(instance: &Instance, overrides: &ServeOverrides, users: Registry) -> ExitCode {
+    follow_parent();
+    let booted = boot(instance, overrides, users).and_then(|boot| {
+        let signals = Signals::listen().map_err(|error| format!("cannot listen: {error}"))?;
+        Ok(Master::new(boot, signals, Instant::now()))
+    });
+    let master = match booted {
+        Ok(master) => master,
+        Err(message) => return fail(&message),
+    };
+    title::set("forq: master");
+    match master.run() {
+        Ok(Ended::Stopped) => ExitCode::SUCCESS,
+        Ok(Ended::Fatal(message)) => fail(&message),
+        Ok(Ended::BrokerChild { boot, lifeline }) => fork::exit(broker_main(boot, lifeline)),
+        Ok(Ended::WorkerChild { boot, lifeline, slot, serial }) => {
+            fork::exit(worker_main(boot, lifeline, slot, serial))
+        }
+        Err(error) => fail(&format!("the master cannot go on: {error}")),
+    }
+}
+
+fn boot(instance: &Instance, overrides: &ServeOverrides, users: Registry) -> Result<Boot, String> {
+    let config = read_config(instance, overrides)?;
+    files::make_dir(&instance.state_dir)?;
+    let lock = files::lock(instance)?;
+    logging::start(&config.log)?;
+    // Known now rather than by workers that cannot start.
+    worker::kinds::with_built_in(&users, &config, true)?;
+    raise_descriptor_limit();
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    let control = files::bind(&instance.control_socket)?;
+    let worker = files::bind(&instance.worker_socket())?;
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let number = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
+    let instance = instance.clone();
+    Ok(Boot { instance, config, users, number, control, worker, _lock: lock })
+}
+
+fn read_config(instance: &Instance, overrides: &ServeOverrides) -> Result<Config, String> {
+    let must_exist = instance.named_config.is_some();
+    let mut sources = config::read_sources(Some(&instance.config()), must_exist)
+        .map_err(|error| error.to_string())?;
+    let flags = [
+        ("workers.min", "--min-workers", overrides.min_workers),
+        ("workers.max", "--max-workers", overrides.max_workers),
+        ("workers.concurrency", "--concurrency", overrides.concurrency),
+    ];
+    for (key, flag, value) in flags {
+        if let Some(value) = value {
+            let value = toml::Value::Integer(value.into());
+            sources.flags.push(Override { key: key.to_owned(), value, flag: flag.to_owned() });
+        }
+    }
+    let loaded = config::load(&sources).map_err(|errors| errors.to_string())?;
+    for warning in &loaded.warnings {
+        tell(&format!("warning: {warning}"));
+    }
+    Ok(loaded.config)
+}
+
+/// One connection a task and a client: the soft limit is for programs that use `select`.
+fn raise_descriptor_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// Ends with the process that started this one, if it asked for that.
+pub(crate) fn follow_parent() {
+    let parent = std::env::var(PARENT_VARIABLE).ok().and_then(|pid| pid.parse::<i32>().ok());
+    if let Some(parent) = parent {
+        let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGTERM);
+        if nix::unistd::getppid() != Pid::from_raw(parent) {
+            // It is gone already.
+            let _ = nix::sys::signal::raise(Signal::SIGTERM);
+        }
+    }
+}
+
+fn broker_main(boot: Boot, lifeline: std::os::fd::OwnedFd) -> i32 {
+    title::set("forq: broker");
+    let _span = info_span!("broker", pid = std::process::id()).entered();
+    let registry = match worker::kinds::with_built_in(&boot.users, &boot.config, false) {
+        Ok(registry) => registry,
+        Err(error) => return cannot_start(&error),
+    };
+    let start = broker::Start {
+        registry,
+        instance: boot.number,
+        database: boot.instance.database(),
+        reserve: boot.instance.state_dir.join("forq.reserve"),
+        config: boot.config,
+        control: boot.control,
+        worker: boot.worker,
+        lifeline,
+    };
+    match runtime() {
+        Ok(runtime) => broker::run(start, runtime),
+        Err(error) => cannot_start(&error.to_string()),
+    }
+}
+
+fn worker_main(boot: Boot, lifeline: std::os::fd::OwnedFd, slot: u32, serial: u64) -> i32 {
+    title::set(&format!("forq: worker {slot}"));
+    let _span = info_span!("worker", slot, pid = std::process::id()).entered();
+    let registry = match worker::kinds::with_built_in(&boot.users, &boot.config, true) {
+        Ok(registry) => registry,
+        Err(error) => return cannot_start(&error),
+    };
+    let start = worker::Start {
+        registry,
+        worker_socket: boot.instance.worker_socket(),
+        lifeline,
+        slot,
+        serial,
+        generation: 1,
+        concurrency: boot.config.workers.concurrency,
+    };
+    // The listeners are the broker's.
+    drop((boot.control, boot.worker));
+    match runtime() {
+        Ok(runtime) => worker::run(start, &runtime),
+        Err(error) => cannot_start(&error.to_string()),
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_keep_alive(BLOCKING_THREAD_IDLE)
+        .build()
+}
+
+fn cannot_start(error: &str) -> i32 {
+    tracing::error!("cannot start: {error}");
+    1
+}
+
+fn fail(message: &str) -> ExitCode {
+    tell(&format!("error: {message}"));
+    ExitCode::from(UNUSABLE)
+}
+
+fn tell(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

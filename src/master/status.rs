@@ -1,0 +1,44 @@
+//! `status.json`: what the master last wrote about itself, for when no broker answers.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::protocol::lifeline::Pool;
+
+/// Writes the file as a whole or not at all.
+pub(super) fn write(path: &Path, pool: &Pool, broker_pid: Option<i32>) {
+    let workers: Vec<_> = pool
+        .workers
+        .iter()
+        .map(|worker| {
+            json!({
+                "slot": worker.slot,
+                "pid": worker.pid,
+                "ready": worker.ready,
+                "restarts": worker.restarts,
+                "backoff_ms": worker.backoff_ms,
+                "last_exit": worker.last_exit,
+            })
+        })
+        .collect();
+    let status = json!({
+        "phase": pool.phase,
+        "version": env!("CARGO_PKG_VERSION"),
+        "master_pid": std::process::id(),
+        "broker_pid": broker_pid,
+        "broker_restarts": pool.broker_restarts,
+        "workers": workers,
+    });
+    if let Err(error) = replace(path, &status) {
+        tracing::warn!("cannot write {}: {error}", path.display());
+    }
+}
+
+fn replace(path: &Path, status: &serde_json::Value) -> std::io::Result<()> {
+    let new = path.with_extension("json.new");
+    let mut file = std::fs::File::create(&new)?;
+    writeln!(file, "{status}")?;
+    std::fs::rename(&new, path)
+}
