@@ -6,6 +6,7 @@
 
 mod args;
 mod backup;
+mod bench;
 mod change;
 mod chat;
 pub(crate) mod client;
@@ -25,6 +26,7 @@ pub(crate) mod out;
 mod queue;
 mod result;
 mod sim_llm;
+mod samples;
 mod stats;
 mod status;
 mod stop;
@@ -147,6 +149,8 @@ enum Verb {
     Config(config::ConfigArgs),
     /// Serve a simulated, OpenAI-compatible model
     SimLlm(sim_llm::SimLlmArgs),
+    /// Put a load on the daemon, and measure it
+    Bench(bench::BenchArgs),
     /// Print a shell's completions
     Completions(generate::CompletionsArgs),
     /// Print the manual page
@@ -206,6 +210,7 @@ fn dispatch(cli: Cli, out: &mut Out) -> Result<u8, CliError> {
         Verb::Backup(args) => backup::run(args, globals, out),
         Verb::Config(args) => config::run(args, globals, out),
         Verb::SimLlm(args) => sim_llm::run(args, out),
+        Verb::Bench(args) => bench::run(args, globals, out),
         Verb::Completions(args) => generate::completions(args, out),
         Verb::Man => generate::man(out),
     }
