@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 
 use super::books::{Books, Outcome, Plan};
 use super::commits::{BareCommits, CommitError};
-use crate::cli::instance::SocketPath;
+use crate::instance::SocketPath;
 use crate::protocol::control::{CONTROL_PROTOCOL, Hello, Refusal};
 use crate::protocol::frame::{TooLong, put_frame, take_frame};
 

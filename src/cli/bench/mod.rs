@@ -15,10 +15,10 @@ use serde_json::value::RawValue;
 use self::books::{Outcome, Pace, Plan};
 use self::client::{BenchError, Client};
 use self::commits::BareCommits;
-use super::instance::{Instance, SocketPath};
 use super::out::Out;
 use super::samples::{Spread, per_second};
 use super::{CliError, Exit, Globals};
+use crate::instance::{Instance, SocketPath};
 
 /// A lone client has this many batches under way, as many as the daemon works on at once.
 const BATCHES_UNDER_WAY: u64 = 8;
