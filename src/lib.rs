@@ -3,8 +3,6 @@
 mod app;
 pub mod cli;
 pub mod config;
-#[doc(hidden)]
-pub mod guard;
 pub mod handler;
 pub mod instance;
 pub mod openai;
@@ -13,6 +11,7 @@ pub mod sim;
 pub mod task;
 
 mod broker;
+mod guard;
 mod master;
 mod worker;
 

@@ -8,26 +8,61 @@ use super::clients::ReplyTo;
 use super::queue::Need;
 use super::requests::Changes;
 use super::runs::RunState;
-use super::store::writer::Answer;
+use super::store::writer::{Answer, Op};
 use super::store::{self, Accepted, Due, Moved, Ready};
 use super::{Core, now_ms};
 
 /// What to do with an answer, noted when its op was sent.
 pub(crate) enum Pending {
-    Insert { to: ReplyTo, wait: bool },
-    Claim { serial: u64, ready: Ready },
-    End { run: Run, serial: u64 },
-    Cancel { id: TaskId, changes: Changes },
-    Retry { id: TaskId, changes: Changes },
-    Clear { to: ReplyTo, queue: Option<String>, cleared: u64 },
+    Insert {
+        to: ReplyTo,
+        wait: bool,
+    },
+    Claim {
+        serial: u64,
+        ready: Ready,
+    },
+    End {
+        run: Run,
+        serial: u64,
+    },
+    Cancel {
+        id: TaskId,
+        changes: Changes,
+    },
+    Retry {
+        id: TaskId,
+        changes: Changes,
+    },
+    Clear {
+        to: ReplyTo,
+        queue: Option<String>,
+        cleared: u64,
+    },
     Promote,
     Expire,
     Prune,
     Refill(Need),
-    Pause { to: ReplyTo, queue: Option<String>, paused: bool },
-    ExitSeen { serial: u64 },
-    Queues { to: ReplyTo, queue: Option<String> },
-    Document { to: ReplyTo, write: fn(&mut Core, ReplyTo, store::Depth) },
+    Pause {
+        to: ReplyTo,
+        queue: Option<String>,
+        paused: bool,
+    },
+    ExitSeen {
+        serial: u64,
+    },
+    /// The clock asked for it.
+    Sync,
+    /// A read that must not tell what does not hold.
+    Read(Box<dyn FnOnce(&mut Core)>),
+    Queues {
+        to: ReplyTo,
+        queue: Option<String>,
+    },
+    Document {
+        to: ReplyTo,
+        write: fn(&mut Core, ReplyTo, store::Depth),
+    },
     Drained,
 }
 
@@ -39,10 +74,13 @@ impl Core {
             return;
         };
         match (pending, answer) {
-            (Pending::Insert { to, wait }, Answer::Inserted(result)) => match result {
-                Ok(accepted) => self.inserted(&to, accepted, wait),
-                Err(refusal) => to.refuse(refusal),
-            },
+            (Pending::Insert { to, wait }, Answer::Inserted(result)) => {
+                self.inserts_pending -= 1;
+                match result {
+                    Ok(accepted) => self.inserted(&to, accepted, wait),
+                    Err(refusal) => to.refuse(refusal),
+                }
+            }
             (Pending::Claim { serial, ready }, Answer::Claimed(result)) => match result {
                 Ok(Some(claimed)) => self.claimed(serial, claimed),
                 Ok(None) => self.claim_failed(serial, &ready, false),
@@ -70,12 +108,14 @@ impl Core {
                 }
                 Err(refusal) => to.refuse(refusal),
             },
-            (Pending::ExitSeen { serial }, Answer::Depth(_)) => self.exit_seen(serial),
+            (Pending::ExitSeen { serial }, Answer::Synced) => self.exit_seen(serial),
             (Pending::Queues { to, queue }, Answer::Depth(depth)) => {
                 self.tell_queues(&to, queue.as_deref(), &depth);
             }
             (Pending::Document { to, write }, Answer::Depth(depth)) => write(self, to, depth),
-            (Pending::Drained, Answer::Depth(_)) => self.drained(),
+            (Pending::Sync, Answer::Synced) => {}
+            (Pending::Read(read), Answer::Synced) => read(self),
+            (Pending::Drained, Answer::Synced) => self.drained(),
             (_, answer) => tracing::error!("the store's answers are out of order: {answer:?}"),
         }
     }
@@ -95,12 +135,22 @@ impl Core {
         }
     }
 
-    /// Takes in a task's move: to the queue, to those who wait for it, to those who follow it.
-    pub(super) fn moved(&mut self, moved: Moved, run: Option<&RunState>) {
+    /// Takes in a task's move that holds.
+    fn moved(&mut self, moved: &Moved) {
+        self.requeue(moved);
+        self.tell_moved(moved, None);
+    }
+
+    /// What a move makes ready, now or later.
+    pub(super) fn requeue(&mut self, moved: &Moved) {
         for ready in moved.ready.iter().chain(&moved.released) {
             self.queues.push(ready);
         }
         self.clock.due(moved.due_at_ms);
+    }
+
+    /// Tells a move to those who wait for the task and those who follow it.
+    pub(super) fn tell_moved(&mut self, moved: &Moved, run: Option<&RunState>) {
         if moved.state.is_final() {
             self.tell_final(moved.id, moved.state, run);
         } else if run.is_some() {
@@ -111,14 +161,14 @@ impl Core {
     fn promoted(&mut self, due: Due) {
         self.clock.promoted(due.next_at_ms);
         for moved in due.moved {
-            self.moved(moved, None);
+            self.moved(&moved);
         }
     }
 
     fn expired(&mut self, due: Due) {
         self.clock.expired(due.next_at_ms);
         for moved in due.moved {
-            self.moved(moved, None);
+            self.moved(&moved);
         }
     }
 
@@ -134,7 +184,7 @@ impl Core {
             Ok(None) => changes.add(change(None, false)),
             Ok(Some(store::Cancelled::Final(state))) => changes.add(change(Some(state), false)),
             Ok(Some(store::Cancelled::Now(moved))) => {
-                self.moved(moved, None);
+                self.moved(&moved);
                 changes.add(change(Some(State::Cancelled), true));
             }
             Ok(Some(store::Cancelled::Running { seq })) => {
@@ -162,7 +212,7 @@ impl Core {
             }
             Ok(Some(store::Retried::Back(moved))) => {
                 let state = Some(moved.state);
-                self.moved(moved, None);
+                self.moved(&moved);
                 changes.add(Change { id, state, changed: true });
             }
         }
@@ -172,12 +222,21 @@ impl Core {
         let cleared = before + moved.len() as u64;
         let more = moved.len() == super::requests::CLEAR_TASKS as usize;
         for moved in moved {
-            self.moved(moved, None);
+            self.moved(&moved);
         }
         if more {
             self.clear(to, queue, cleared);
         } else {
             to.send(&Reply::Done { count: cleared });
+        }
+    }
+
+    /// Reads the database once everything in it holds.
+    pub(super) fn read(&mut self, read: impl FnOnce(&mut Core) + 'static) {
+        if self.unsynced.is_empty() {
+            read(self);
+        } else {
+            self.store(Op::Sync, Pending::Read(Box::new(read)));
         }
     }
 

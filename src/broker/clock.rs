@@ -14,6 +14,8 @@ const PRUNED_TASKS_MAX: u32 = 256;
 const PRUNE_EVERY_MS: i64 = 30_000;
 /// Between two looks while there are more.
 const PRUNE_AGAIN_MS: i64 = 20;
+/// How long a result may wait for somebody else's commit to carry it along.
+const SYNC_AFTER_MS: i64 = 2;
 /// The longest sleep of the loop: deaths that are overdue, and clocks that jump.
 const SLEEP_MS_MAX: i64 = 500;
 
@@ -23,6 +25,7 @@ pub(crate) struct Clock {
     due_at_ms: Option<i64>,
     expiry_at_ms: Option<i64>,
     prune_at_ms: i64,
+    sync_at_ms: Option<i64>,
     promoting: bool,
     expiring: bool,
     pruning: bool,
@@ -55,9 +58,16 @@ impl Clock {
         self.prune_at_ms = now_ms + if again { PRUNE_AGAIN_MS } else { PRUNE_EVERY_MS };
     }
 
+    /// Whether there are commits that do not hold yet.
+    pub(crate) fn unsynced(&mut self, unsynced: bool, now_ms: i64) {
+        let sync_at_ms = self.sync_at_ms.unwrap_or(now_ms + SYNC_AFTER_MS);
+        self.sync_at_ms = unsynced.then_some(sync_at_ms);
+    }
+
     /// How long the loop may sleep.
     pub(crate) fn sleep(&self, now_ms: i64) -> Duration {
-        let next = earlier(self.due_at_ms, self.expiry_at_ms).unwrap_or(i64::MAX);
+        let next = earlier(self.due_at_ms, self.expiry_at_ms);
+        let next = earlier(next, self.sync_at_ms).unwrap_or(i64::MAX);
         let next = if self.pruning { next } else { next.min(self.prune_at_ms) };
         let sleep_ms = next.saturating_sub(now_ms).clamp(0, SLEEP_MS_MAX);
         Duration::from_millis(sleep_ms.unsigned_abs())
@@ -85,6 +95,10 @@ impl Core {
             self.clock.expiring = true;
             self.clock.expiry_at_ms = None;
             self.store(Op::Expire { now_ms, limit }, Pending::Expire);
+        }
+        if self.clock.sync_at_ms.is_some_and(|at| at <= now_ms) {
+            self.clock.sync_at_ms = None;
+            self.store(Op::Sync, Pending::Sync);
         }
         if !self.clock.pruning && self.clock.prune_at_ms <= now_ms {
             self.clock.pruning = true;

@@ -69,7 +69,7 @@ impl Core {
             Phase::Draining { .. } | Phase::Cancelling { .. } if idle => {
                 self.phase = Phase::Settling;
                 // Answered after everything before it is committed.
-                self.store(Op::Depth, Pending::Drained);
+                self.store(Op::Sync, Pending::Drained);
             }
             Phase::Draining { until } if now >= until => {
                 self.phase = Phase::Cancelling { until: now + CANCEL_MAX };

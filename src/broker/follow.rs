@@ -62,6 +62,10 @@ impl Core {
         let client = follower.to.client;
         self.followers.entry(id).or_default().push(follower);
         self.tell_events(id);
+        self.read(move |core| core.look_to_follow(id, client));
+    }
+
+    fn look_to_follow(&self, id: TaskId, client: u64) {
         let (reader, inputs) = (self.reader.clone(), self.inputs.clone());
         spawn_local(async move {
             let task = reader.ask(move |db| view::task(db, id)).await;

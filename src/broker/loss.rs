@@ -203,7 +203,7 @@ impl Core {
             self.end(run, serial, next);
         }
         // Its answer comes after those of the ends above: then the master may forget this death.
-        self.store(Op::Depth, Pending::ExitSeen { serial });
+        self.store(Op::Sync, Pending::ExitSeen { serial });
     }
 
     /// The store holds everything that this death moved.

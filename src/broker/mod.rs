@@ -108,6 +108,10 @@ pub(crate) struct Core {
     /// What to do with the store's answers, in the order of the ops.
     pending: VecDeque<answers::Pending>,
     clock: clock::Clock,
+    /// Ends that are committed and do not hold yet: nobody is told of them.
+    unsynced: Vec<runs::Ended>,
+    /// Submissions on their way to the store.
+    inserts_pending: usize,
     to_master: master::ToMaster,
     inputs: tokio::sync::mpsc::UnboundedSender<Input>,
 }

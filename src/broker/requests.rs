@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use serde_json::value::RawValue;
 use tokio::task::spawn_local;
 
 use crate::protocol::control::{
@@ -31,7 +32,7 @@ impl Core {
             Request::Submit { tasks, dry_run, room_for, wait } => {
                 self.submit(to, tasks, dry_run.then_some(room_for), wait);
             }
-            Request::Status { id } => self.status(to, id),
+            Request::Status { id } => self.read(move |core| core.status(to, id)),
             Request::Wait { ids, .. } | Request::Cancel { ids } | Request::Retry { ids }
                 if ids.len() > IDS_MAX =>
             {
@@ -42,7 +43,7 @@ impl Core {
             Request::Follow { id, after } => self.follow(to, id, after),
             Request::Cancel { ids } => self.cancel(to, ids),
             Request::Retry { ids } => self.retry(to, ids),
-            Request::List(filter) => self.list(to, filter),
+            Request::List(filter) => self.read(move |core| core.list(to, filter)),
             Request::QueueStatus { queue } => {
                 self.store(Op::Depth, Pending::Queues { to, queue });
             }
@@ -60,11 +61,12 @@ impl Core {
         }
     }
 
-    fn submit(&mut self, to: ReplyTo, tasks: Vec<NewTask>, dry_run: Option<u64>, wait: bool) {
+    fn submit(&mut self, to: ReplyTo, mut tasks: Vec<NewTask>, dry_run: Option<u64>, wait: bool) {
         if let Some(refusal) = self.phase.refusal() {
             return to.refuse(refusal);
         }
-        for (index, task) in tasks.iter().enumerate() {
+        for (index, task) in tasks.iter_mut().enumerate() {
+            on_one_line(&mut task.input);
             if let Err(message) = self.check(task) {
                 let refusal = Refusal::new(RefusalKind::Invalid, message);
                 return to.refuse(Refusal { index: Some(index), ..refusal });
@@ -80,6 +82,7 @@ impl Core {
             max_queued: queue.max_queued.into(),
         };
         let insert = Insert { tasks, defaults, now_ms: now_ms() };
+        self.inserts_pending += 1;
         self.store(Op::Insert(insert), Pending::Insert { to, wait });
     }
 
@@ -141,7 +144,7 @@ impl Core {
         });
     }
 
-    fn status(&mut self, to: ReplyTo, id: TaskId) {
+    fn status(&self, to: ReplyTo, id: TaskId) {
         let reader = self.reader.clone();
         let (all_paused, paused) = self.pauses();
         spawn_local(async move {
@@ -158,7 +161,7 @@ impl Core {
         });
     }
 
-    fn list(&mut self, to: ReplyTo, filter: ListFilter) {
+    fn list(&self, to: ReplyTo, filter: ListFilter) {
         let reader = self.reader.clone();
         let (all_paused, paused) = self.pauses();
         spawn_local(async move {
@@ -254,6 +257,17 @@ impl Core {
                 }
             }
         });
+    }
+}
+
+/// Inputs are told on one line (`--json`), so they are kept on one line. JSON has line ends only
+/// between its tokens: they can go without a look at the rest.
+fn on_one_line(input: &mut Box<RawValue>) {
+    if input.get().contains(['\n', '\r']) {
+        let line = input.get().replace(['\n', '\r'], "");
+        if let Ok(line) = RawValue::from_string(line) {
+            *input = line;
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What runs: from the claim to the end of it.
 
 use crate::protocol::link::{Done, Outcome, Run, Start, TaskEvent, ToWorker};
-use crate::task::{ErrorKind, TaskError};
+use crate::task::{ErrorKind, TaskError, TaskId};
 
 use super::answers::Pending;
 use super::events::EventLog;
@@ -18,6 +18,14 @@ pub(crate) struct RunState {
     /// Its end is on its way to the store; whatever comes now is too late.
     pub(crate) ending: bool,
     pub(crate) events: EventLog,
+}
+
+/// The end of a claim that is committed.
+pub(crate) struct Ended {
+    run: Run,
+    serial: u64,
+    moved: Option<Moved>,
+    state: Option<RunState>,
 }
 
 impl Core {
@@ -100,7 +108,10 @@ impl Core {
             state.ending = true;
         }
         let owner = Owner { instance: self.instance, serial };
-        let end = End { run, owner, now_ms: now_ms(), next };
+        // While submissions come in, the next one's commit is near, and carries this along.
+        let awaited = self.inserts_pending == 0
+            && self.runs.get(&run.seq).is_some_and(|state| self.is_awaited(state.facts.id));
+        let end = End { run, owner, now_ms: now_ms(), next, awaited };
         self.store(Op::End(end), Pending::End { run, serial });
     }
 
@@ -115,20 +126,38 @@ impl Core {
         self.end(run, serial, next);
     }
 
-    /// The end of a claim is in the store.
+    fn is_awaited(&self, id: TaskId) -> bool {
+        self.waits.contains_key(&id) || self.followers.contains_key(&id)
+    }
+
+    /// The end of a claim is committed: its slot and its lane are free.
     pub(super) fn ended(&mut self, run: Run, serial: u64, moved: Option<Moved>) {
-        self.ack(serial, run);
-        let Some(state) = self.runs.remove(&run.seq) else { return };
-        self.run_ids.remove(&state.facts.id);
-        self.queues.ended(&state.facts.queue);
+        let state = self.runs.remove(&run.seq);
+        if let Some(state) = &state {
+            self.run_ids.remove(&state.facts.id);
+            self.queues.ended(&state.facts.queue);
+            if moved.is_none() {
+                tracing::error!("the claim on task {} was not held", state.facts.id);
+            }
+        }
         if let Some(worker) = self.workers.get_mut(&serial)
             && worker.in_flight == 0
         {
             worker.solo = false;
         }
-        match moved {
-            Some(moved) => self.moved(moved, Some(&state)),
-            None => tracing::error!("the claim on task {} was not held", state.facts.id),
+        if let Some(moved) = &moved {
+            self.requeue(moved);
+        }
+        self.unsynced.push(Ended { run, serial, moved, state });
+    }
+
+    /// Everything committed so far holds: those who wait are told, and workers forget.
+    pub(super) fn synced(&mut self) {
+        for Ended { run, serial, moved, state } in std::mem::take(&mut self.unsynced) {
+            self.ack(serial, run);
+            if let Some(moved) = moved {
+                self.tell_moved(&moved, state.as_ref());
+            }
         }
     }
 

@@ -100,6 +100,8 @@ async fn serve(start: Start) -> io::Result<()> {
         batch: Vec::new(),
         pending: VecDeque::new(),
         clock: clock::Clock::default(),
+        unsynced: Vec::new(),
+        inserts_pending: 0,
         to_master: to_master.clone(),
         inputs: inputs.clone(),
         phase: Phase::Serving,
@@ -165,7 +167,13 @@ fn recover(store: &mut Sqlite, instance: i64) -> Result<Found, StoreError> {
             rules::after_put_back(&claim.facts)
         };
         let (run, owner) = (claim.facts.run, claim.owner);
-        store.end(&super::store::End { run, owner, now_ms: super::now_ms(), next })?;
+        store.end(&super::store::End {
+            run,
+            owner,
+            now_ms: super::now_ms(),
+            next,
+            awaited: false,
+        })?;
     }
     store.commit()?;
     if back > 0 {

@@ -70,6 +70,7 @@ impl Core {
     fn finish_turn(&mut self) {
         let now = Instant::now();
         self.overdue_exits(now);
+        self.clock.unsynced(!self.unsynced.is_empty(), now_ms());
         self.look_at_the_clock();
         self.drain(now);
         self.dispatch();
@@ -80,7 +81,16 @@ impl Core {
 
     fn told(&mut self, told: Told) {
         match told {
-            Told::Answers(answers) => answers.into_iter().for_each(|one| self.answered(one)),
+            Told::Answers { answers, holds } => {
+                // Read answers may look at the database: what holds is told first.
+                if holds {
+                    self.synced();
+                }
+                answers.into_iter().for_each(|one| self.answered(one));
+                if holds {
+                    self.synced();
+                }
+            }
             Told::DiskFull(full) => self.disk_full = full,
             Told::Broken(_) => {}
         }

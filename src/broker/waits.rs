@@ -55,6 +55,10 @@ impl Core {
             return;
         }
         let wait = self.register(to, full, ids.iter().copied().collect());
+        self.read(move |core| core.look_for_ends(wait, ids));
+    }
+
+    fn look_for_ends(&self, wait: Wait, ids: Vec<TaskId>) {
         let (reader, inputs) = (self.reader.clone(), self.inputs.clone());
         spawn_local(async move {
             let states = reader.ask(move |db| view::states(db, &ids)).await;

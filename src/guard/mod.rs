@@ -58,7 +58,7 @@ pub(crate) struct Command {
 
 /// Becomes the guard if the command line says so, and returns its exit code when all is over.
 /// Must come first in `main`: the guard wants no thread, no runtime and no configuration.
-pub fn maybe_main() -> Option<ExitCode> {
+pub(crate) fn maybe_main() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     (arguments.next()? == GUARD_ARG).then(|| process::main(arguments))
 }

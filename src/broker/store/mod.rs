@@ -190,6 +190,8 @@ pub(crate) struct End {
     pub(crate) owner: Owner,
     pub(crate) now_ms: i64,
     pub(crate) next: Next,
+    /// Somebody waits to be told.
+    pub(crate) awaited: bool,
 }
 
 /// What becomes of a task whose attempt ended.

@@ -28,15 +28,35 @@ pub(crate) enum Op {
     Insert(Insert),
     Claim(Claim),
     End(End),
-    Cancel { id: TaskId, now_ms: i64 },
+    Cancel {
+        id: TaskId,
+        now_ms: i64,
+    },
     Clear(Clear),
-    Retry { id: TaskId, now_ms: i64 },
-    Promote { now_ms: i64, limit: u32 },
-    Expire { now_ms: i64, limit: u32 },
-    Prune { finished_before_ms: i64, limit: u32 },
+    Retry {
+        id: TaskId,
+        now_ms: i64,
+    },
+    Promote {
+        now_ms: i64,
+        limit: u32,
+    },
+    Expire {
+        now_ms: i64,
+        limit: u32,
+    },
+    Prune {
+        finished_before_ms: i64,
+        limit: u32,
+    },
     Refill(Refill),
-    Pause { queue: Option<String>, paused: bool },
+    Pause {
+        queue: Option<String>,
+        paused: bool,
+    },
     Depth,
+    /// Does nothing but make everything before it hold.
+    Sync,
 }
 
 /// What came of it. Answers come in the order of their ops.
@@ -55,6 +75,7 @@ pub(crate) enum Answer {
     Refilled(Vec<Ready>),
     Paused(Result<(), Refusal>),
     Depth(Depth),
+    Synced,
 }
 
 /// There was no room for it.
@@ -64,8 +85,9 @@ pub(crate) struct DiskFull;
 /// What the writer tells the broker's loop.
 #[derive(Debug)]
 pub(crate) enum Told {
-    /// The answers of one batch, committed.
-    Answers(Vec<Answer>),
+    /// The answers of one batch, committed. `holds`: a power cut does not undo them, nor any
+    /// that were told before.
+    Answers { answers: Vec<Answer>, holds: bool },
     /// The disk is full, or has room again.
     DiskFull(bool),
     /// The store is of no use any more; one sentence.
@@ -160,8 +182,8 @@ impl State {
         }
         if !self.full {
             match self.commit_all(&batches) {
-                Ok(answers) => {
-                    self.tell(answers);
+                Ok((answers, holds)) => {
+                    self.tell(answers, holds);
                     return Ok(());
                 }
                 Err(StoreError::Full) => self.become_full(),
@@ -172,12 +194,12 @@ impl State {
         for batch in batches {
             let answers =
                 batch.iter().map(|op| self.one_when_full(op)).collect::<Result<_, _>>()?;
-            self.tell(vec![answers]);
+            self.tell(vec![answers], true);
         }
         Ok(())
     }
 
-    fn commit_all(&mut self, batches: &Batches) -> Result<Vec<Vec<Answer>>, StoreError> {
+    fn commit_all(&mut self, batches: &Batches) -> Result<(Vec<Vec<Answer>>, bool), StoreError> {
         let durable = batches.iter().flatten().any(must_hold);
         let done = self.store.begin(durable).and_then(|()| {
             let answers = batches
@@ -185,7 +207,7 @@ impl State {
                 .map(|batch| batch.iter().map(|op| self.step(op)).collect())
                 .collect::<Result<_, _>>()?;
             self.store.commit()?;
-            Ok(answers)
+            Ok((answers, durable))
         });
         if done.is_err() {
             self.store.rollback();
@@ -212,6 +234,7 @@ impl State {
                 Answer::Paused(Ok(store.pause(queue.as_deref(), *paused)?))
             }
             Op::Depth => Answer::Depth(store.depth()?),
+            Op::Sync => Answer::Synced,
         })
     }
 
@@ -252,7 +275,7 @@ impl State {
     }
 
     fn alone(&mut self, op: &Op) -> Result<Answer, StoreError> {
-        self.store.begin(must_hold(op))?;
+        self.store.begin(true)?;
         let done = self.step(op).and_then(|answer| self.store.commit().map(|()| answer));
         if done.is_err() {
             self.store.rollback();
@@ -260,9 +283,9 @@ impl State {
         done
     }
 
-    fn tell(&self, answers: Vec<Vec<Answer>>) {
-        for batch in answers {
-            let _ = self.told.send(Told::Answers(batch));
+    fn tell(&self, batches: Vec<Vec<Answer>>, holds: bool) {
+        for answers in batches {
+            let _ = self.told.send(Told::Answers { answers, holds });
         }
     }
 
@@ -282,12 +305,15 @@ impl State {
     }
 }
 
-/// Whether somebody is told of this op's success, and so must be able to rely on it.
+/// Whether somebody is told of this op's success at once, and so must be able to rely on it. A
+/// claim that is undone is only a task that runs again, and a result that nobody waits for can
+/// wait for the next commit that holds: its worker keeps it until then.
 fn must_hold(op: &Op) -> bool {
     matches!(
         op,
         Op::Insert(_)
-            | Op::End(_)
+            | Op::End(End { awaited: true, .. })
+            | Op::Sync
             | Op::Cancel { .. }
             | Op::Clear(_)
             | Op::Retry { .. }
