@@ -66,6 +66,13 @@ impl Instance {
         self.state_dir.join("forq.lock")
     }
 
+    /// Whether somebody listens on its socket.
+    pub(crate) fn is_live(&self) -> bool {
+        SocketPath::of(&self.control_socket)
+            .and_then(|socket| UnixStream::connect(socket.as_path()))
+            .is_ok()
+    }
+
     /// What the master last wrote about itself.
     pub fn status(&self) -> PathBuf {
         self.state_dir.join("status.json")
@@ -82,19 +89,33 @@ pub(crate) struct Naming<'a> {
 impl Naming<'_> {
     /// The instance that `serve` starts: option, environment, then the user's default folder.
     pub(crate) fn to_serve(&self) -> Result<Instance, CliError> {
-        let mut instance = match self.named() {
-            Some(instance) => instance,
-            None => Instance::at(&self.default_dir()?),
-        };
+        match self.named() {
+            Some(instance) => Ok(self.configured(instance)),
+            None => Ok(self.configured(Instance::at(&self.default_dir()?))),
+        }
+    }
+
+    /// The instance that `run` starts: option, environment, then a folder of its own.
+    pub(crate) fn to_run(
+        &self,
+        private_dir: impl FnOnce() -> Result<PathBuf, CliError>,
+    ) -> Result<Instance, CliError> {
+        match self.named() {
+            Some(instance) => Ok(self.configured(instance)),
+            None => Ok(self.configured(Instance::at(&private_dir()?))),
+        }
+    }
+
+    fn configured(&self, mut instance: Instance) -> Instance {
         instance.named_config = self.config.map(Path::to_owned).or_else(|| self.env("FORQ_CONFIG"));
-        Ok(instance)
+        instance
     }
 
     /// The instance that a client verb means: option, environment, the user's own if it is up,
     /// the system's if it is there. If none is, the user's, for the error to name.
     pub(crate) fn to_ask(&self) -> Result<Instance, CliError> {
         let own = self.to_serve()?;
-        if self.named().is_some() || is_live(&own) {
+        if self.named().is_some() || own.is_live() {
             return Ok(own);
         }
         let system = Instance {
@@ -136,12 +157,6 @@ impl Naming<'_> {
     fn env(&self, name: &str) -> Option<PathBuf> {
         (self.env)(name).filter(|value| !value.is_empty()).map(PathBuf::from)
     }
-}
-
-fn is_live(instance: &Instance) -> bool {
-    SocketPath::of(&instance.control_socket)
-        .and_then(|socket| UnixStream::connect(socket.as_path()))
-        .is_ok()
 }
 
 /// A socket's path in a form that fits a socket address. It must outlive the bind or connect.

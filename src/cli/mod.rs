@@ -25,6 +25,7 @@ mod list;
 pub(crate) mod out;
 mod queue;
 mod result;
+mod run;
 mod samples;
 mod sim_llm;
 mod stats;
@@ -104,6 +105,14 @@ impl Globals {
         client::Client::connect(&self.instance_to_ask()?)
     }
 
+    /// The instance that `run` starts a daemon for, in `private_dir` if none is named.
+    pub(crate) fn instance_to_run(
+        &self,
+        private_dir: impl FnOnce() -> Result<PathBuf, CliError>,
+    ) -> Result<Instance, CliError> {
+        self.naming().to_run(private_dir)
+    }
+
     fn naming(&self) -> crate::instance::Naming<'_> {
         crate::instance::Naming {
             state_dir: self.state_dir.as_deref(),
@@ -117,6 +126,8 @@ impl Globals {
 enum Verb {
     /// Run the daemon in the foreground
     Serve(ServeOverrides),
+    /// Run a file of tasks, or one task, with a daemon of its own
+    Run(run::RunArgs),
     /// Submit a task, or a file of them, and print the id
     Submit(submit::SubmitArgs),
     /// Ask a model, and stream its answer
@@ -194,6 +205,7 @@ fn dispatch(cli: Cli, out: &mut Out) -> Result<u8, CliError> {
     match cli.verb {
         // Taken by `run`.
         Verb::Serve(_) => Err(CliError::internal("serve is not a client's verb")),
+        Verb::Run(args) => run::run(args, globals, out),
         Verb::Submit(args) => submit::run(args, globals, out),
         Verb::Chat(args) => chat::run(args, globals, out),
         Verb::Status(args) => status::run(args, globals, out),

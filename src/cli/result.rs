@@ -91,7 +91,7 @@ pub(crate) fn verdict(task: &TaskView) -> Result<(), CliError> {
 }
 
 /// The text of an output that has one, as a chat's has.
-fn text_of(output: &RawValue) -> Option<String> {
+pub(crate) fn text_of(output: &RawValue) -> Option<String> {
     #[derive(Deserialize)]
     struct HasText {
         text: String,

@@ -1,4 +1,4 @@
-//! Percentiles of durations: pure.
+//! Averages and percentiles of durations: pure.
 
 use std::time::Duration;
 
@@ -33,6 +33,12 @@ impl Samples {
     pub(crate) fn spread(mut self) -> Option<Spread> {
         self.micros.sort_by(f64::total_cmp);
         Some(Spread { p50: self.at(50)?, p95: self.at(95)?, p99: self.at(99)?, max: self.at(100)? })
+    }
+
+    /// In milliseconds.
+    pub(crate) fn average(&self) -> Option<f64> {
+        let count = self.micros.len();
+        (count > 0).then(|| (self.micros.iter().sum::<f64>() / count as f64).round() / 1e3)
     }
 
     /// The nearest rank: a duration that did occur, in whole microseconds. Needs them sorted.
@@ -76,6 +82,8 @@ mod tests {
     fn fractions_of_a_millisecond_are_kept() {
         let mut samples = Samples::default();
         samples.push(Duration::from_nanos(1_234_567));
+        samples.push(Duration::from_nanos(3_000_000));
+        assert_eq!(samples.average(), Some(2.117));
         assert_eq!(samples.spread().unwrap().p50, 1.235);
     }
 

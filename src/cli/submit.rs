@@ -73,32 +73,43 @@ fn submit_file(
 ) -> Result<u8, CliError> {
     let tasks = jsonl::read(&input::file_or_stdin(&file)?, &args.options, when::now_ms())?;
     let mut client = globals.connect()?;
+    let ids = submit_lines(&mut client, tasks, |accepted| {
+        accepted.iter().try_for_each(|id| print_id(*id, out))?;
+        out.flush()
+    })?;
+    if args.wait {
+        return wait::until_ended(&mut client, &ids, out);
+    }
+    Ok(Exit::Done as u8)
+}
+
+/// Submits a file's tasks: all are checked before the first is accepted. `on_accepted` is told
+/// the ids as they come, in order.
+pub(crate) fn submit_lines(
+    client: &mut Client,
+    tasks: Vec<Numbered>,
+    mut on_accepted: impl FnMut(&[TaskId]) -> Result<(), CliError>,
+) -> Result<Vec<TaskId>, CliError> {
     for numbered in &tasks {
         input::check_size(&numbered.task.input, client.hello())
             .map_err(|reason| jsonl::bad_line(numbered.line, reason))?;
     }
     let (total, batches) = (tasks.len(), batches(tasks));
     for batch in &batches {
-        dry_run(&mut client, batch, total as u64)?;
+        dry_run(client, batch, total as u64)?;
     }
     let mut ids = Vec::with_capacity(total);
     for batch in batches {
         let tasks = batch.into_iter().map(|numbered| numbered.task).collect();
-        let accepted = submit_batch(&mut client, tasks).map_err(|error| {
+        let accepted = submit_batch(client, tasks).map_err(|error| {
             let accepted = ids.len();
             let said = format!("{accepted} of {total} were accepted before it");
             if accepted == 0 { error } else { error.hint(said) }
         })?;
-        for id in &accepted {
-            print_id(*id, out)?;
-        }
-        out.flush()?;
+        on_accepted(&accepted)?;
         ids.extend(accepted);
     }
-    if args.wait {
-        return wait::until_ended(&mut client, &ids, out);
-    }
-    Ok(Exit::Done as u8)
+    Ok(ids)
 }
 
 /// Cuts a file into requests.
