@@ -7,6 +7,8 @@
 //!   is its own.
 //! * Stops, reloads and runs that never began are nobody's fault.
 //! * Behind all of this stands [`STARTS_MAX`].
+//!
+//! [`SUSPECT_LOSSES_MAX`]: crate::task::SUSPECT_LOSSES_MAX
 
 use std::time::Duration;
 

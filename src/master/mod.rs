@@ -3,7 +3,7 @@
 //! It runs no task code, parses no client byte, opens no store, and starts no thread, so that a
 //! plain `fork` stays legal and so that it has nothing to crash on.
 //!
-//! * [`serve`]: from the configuration to the first fork, and from a fork to a child's own main.
+//! * [`mod@serve`]: from the configuration to the first fork, and from a fork to a child's own main.
 //! * [`supervise`]: the loop; [`children`]: the table of children; [`policy`]: when to fork again.
 //! * [`fork`]: the one place with `unsafe`; [`signals`], [`lifeline`]: what wakes the loop.
 //! * [`files`]: the state folder, its lock and its sockets; [`status`]: `status.json`.
