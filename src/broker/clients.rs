@@ -1,6 +1,7 @@
 //! One client's connection: its requests to the loop, the loop's replies to it.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
@@ -34,7 +35,7 @@ impl ReplyTo {
     pub(crate) fn send(&self, reply: &Reply) {
         if self.outbox.len() > CLIENT_OUTBOX_BYTES_MAX {
             tracing::warn!("client {} reads too slowly: let go", self.client);
-            self.outbox.close();
+            self.outbox.abort();
         }
         if !self.outbox.is_closed() {
             self.outbox.put_json(reply);
@@ -58,7 +59,7 @@ pub(crate) async fn accept(
     inputs: UnboundedSender<Input>,
     input_bytes_max: u64,
 ) {
-    let places = std::sync::Arc::new(Semaphore::new(CLIENTS_MAX));
+    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
     for client in 1.. {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -69,7 +70,7 @@ pub(crate) async fn accept(
                 continue;
             }
         };
-        let Ok(place) = std::sync::Arc::clone(&places).try_acquire_owned() else {
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             tracing::warn!("more than {CLIENTS_MAX} clients: one let go");
             continue;
         };
@@ -100,16 +101,28 @@ async fn serve(
         input_bytes_max,
         frame_bytes_max: frame_bytes_max as u64,
     });
-    let mut frames = Frames::new(reader, frame_bytes_max);
-    let places = std::sync::Arc::new(Semaphore::new(REQUESTS_MAX));
-    while let Ok(place) = std::sync::Arc::clone(&places).acquire_owned().await {
-        let read = frames.next().await;
-        if outbox.is_closed() {
-            break;
+    let frames = Frames::new(reader, frame_bytes_max);
+    tokio::select! {
+        () = read(frames, client, &inputs, &outbox) => {
+            outbox.close();
+            let _ = inputs.send(Input::ClientGone { client });
+            let _ = writing.await;
         }
+        () = outbox.aborted() => {
+            writing.abort();
+            let _ = inputs.send(Input::ClientGone { client });
+        }
+    }
+}
+
+/// Hands over requests until the client has no more.
+async fn read(mut frames: Frames, client: u64, inputs: &UnboundedSender<Input>, outbox: &Outbox) {
+    let places = Arc::new(Semaphore::new(REQUESTS_MAX));
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        let next = frames.next().await;
         let to = ReplyTo { client, outbox: outbox.clone(), _place: Rc::new(place) };
-        match read {
-            Ok(None) => break,
+        match next {
+            Ok(None) => return,
             Ok(Some(frame)) => match serde_json::from_slice::<Request>(&frame) {
                 Ok(request) => drop(inputs.send(Input::Asked { to, request })),
                 Err(error) => to.refuse(not_understood(&error)),
@@ -119,13 +132,10 @@ async fn serve(
                 if let ReadError::TooLong(error) = error {
                     to.refuse(Refusal::new(RefusalKind::Invalid, error.to_string()));
                 }
-                break;
+                return;
             }
         }
     }
-    let _ = inputs.send(Input::ClientGone { client });
-    outbox.close();
-    let _ = writing.await;
 }
 
 fn not_understood(error: &serde_json::Error) -> Refusal {

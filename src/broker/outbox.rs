@@ -22,6 +22,7 @@ struct Inner {
     bytes: RefCell<Vec<u8>>,
     closed: Cell<bool>,
     changed: Notify,
+    aborted: Notify,
 }
 
 impl Outbox {
@@ -43,7 +44,7 @@ impl Outbox {
         if let Err(error) = put {
             // Our own types are always writable; a mistake here must not hide.
             tracing::error!("a message could not be written: {error}");
-            self.close();
+            self.abort();
         }
         self.inner.changed.notify_one();
     }
@@ -53,7 +54,18 @@ impl Outbox {
         self.inner.bytes.borrow().len()
     }
 
-    /// Lets the connection go once what waits is written, or at once if that does not help.
+    /// Lets the connection go at once: its peer does not read.
+    pub(crate) fn abort(&self) {
+        self.close();
+        self.inner.aborted.notify_one();
+    }
+
+    /// Waits until the connection is to be let go at once.
+    pub(crate) async fn aborted(&self) {
+        self.inner.aborted.notified().await;
+    }
+
+    /// Lets the connection go once what waits is written.
     pub(crate) fn close(&self) {
         self.inner.closed.set(true);
         self.inner.changed.notify_one();
@@ -77,7 +89,7 @@ impl Outbox {
                 continue;
             }
             if peer.write_all(&writing).await.is_err() {
-                self.close();
+                self.abort();
                 return;
             }
             writing.clear();

@@ -33,6 +33,8 @@ pub(crate) struct Queues {
     queues: BTreeMap<String, Queue>,
     settings: BTreeMap<String, Settings>,
     all_paused: bool,
+    /// Windows with more on disk; usually none.
+    behind: usize,
     /// The turn that was served last: a queue that was empty starts from here.
     turn: u64,
 }
@@ -103,7 +105,10 @@ impl Queues {
 
     /// Says that the store has ready tasks of this queue and priority which memory has not seen.
     pub(crate) fn known_on_disk(&mut self, queue: &str, priority: u8) {
-        self.queue(queue).groups[usize::from(priority)].horizon = Some(Ord::MIN);
+        let group = &mut self.queue(queue).groups[usize::from(priority)];
+        if group.horizon.replace(Ord::MIN).is_none() {
+            self.behind += 1;
+        }
     }
 
     /// Takes in a task that became ready.
@@ -122,7 +127,9 @@ impl Queues {
         group.window.insert(ready.ord, Slot { seq: ready.seq, solo: ready.solo });
         if group.window.len() > WINDOW_TASKS_MAX {
             group.window.pop_last();
+            let before = group.horizon;
             group.horizon = group.window.last_key_value().map(|(ord, _)| *ord);
+            self.behind += usize::from(before.is_none());
         }
     }
 
@@ -137,11 +144,17 @@ impl Queues {
             Some(last) if found.len() == need.limit as usize => Some(last.ord),
             _ => None,
         };
+        if group.horizon.is_none() {
+            self.behind -= 1;
+        }
     }
 
     /// The windows that run low; each is told once until it is [`refilled`](Self::refilled).
     pub(crate) fn needs(&mut self) -> Vec<Need> {
         let mut needs = Vec::new();
+        if self.behind == 0 {
+            return needs;
+        }
         for (name, queue) in &mut self.queues {
             for (priority, group) in (0..).zip(&mut queue.groups) {
                 let Some(after) = group.horizon else { continue };

@@ -21,8 +21,8 @@ use super::{Core, info, now_ms};
 
 /// Tasks that one step of `queue clear` cancels.
 pub(crate) const CLEAR_TASKS: u32 = 500;
-/// Tasks in one request that changes or awaits them by id.
-const IDS_MAX: usize = 100_000;
+/// Tasks in one request that changes or awaits them by id: all are steps of one transaction.
+const IDS_MAX: usize = 10_000;
 /// The longest name of a queue, lane or session, and the longest key, in bytes.
 const NAME_BYTES_MAX: usize = 256;
 

@@ -9,11 +9,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::protocol::codec;
-use crate::protocol::lifeline::PACKET_BYTES_MAX;
 
 /// Packets that wait for a child that does not read. A pool that changes this often without its
 /// broker reading a word is a broker to be replaced.
 const WAITING_PACKETS_MAX: usize = 4096;
+
+/// The longest message of a child: a broker's last words name a path.
+const TOLD_BYTES_MAX: usize = 16 * 1024;
 
 /// A lifeline that was made: the master's end and the child's.
 pub(super) fn pair() -> nix::Result<(Lifeline, OwnedFd)> {
@@ -61,9 +63,9 @@ impl Lifeline {
         }
     }
 
-    /// The next message; `None` if there is none now.
+    /// The next message; `None` if there is none now. What children say is short.
     pub(super) fn receive<T: DeserializeOwned>(&self) -> Option<T> {
-        let mut packet = vec![0; PACKET_BYTES_MAX];
+        let mut packet = [0; TOLD_BYTES_MAX];
         let bytes = recv(self.fd.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT).ok()?;
         match codec::decode(packet.get(..bytes).filter(|packet| !packet.is_empty())?) {
             Ok(message) => Some(message),

@@ -73,7 +73,6 @@ fn boot(instance: &Instance, overrides: &ServeOverrides, users: Registry) -> Res
     // Known now rather than by workers that cannot start.
     worker::kinds::with_built_in(&users, &config, true)?;
     raise_descriptor_limit();
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let control = files::bind(&instance.control_socket)?;
     let worker = files::bind(&instance.worker_socket())?;
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -125,6 +124,9 @@ pub(crate) fn follow_parent() {
 
 fn broker_main(boot: Boot, lifeline: std::os::fd::OwnedFd) -> i32 {
     title::set("forq: broker");
+    // The database is its owner's. A worker keeps the umask that it was given: its commands' files
+    // are the user's business.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let _span = info_span!("broker", pid = std::process::id()).entered();
     let registry = match worker::kinds::with_built_in(&boot.users, &boot.config, false) {
         Ok(registry) => registry,

@@ -1,6 +1,8 @@
 //! `status.json`: what the master last wrote about itself, for when no broker answers.
 
+use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde_json::json;
@@ -38,7 +40,8 @@ pub(super) fn write(path: &Path, pool: &Pool, broker_pid: Option<i32>) {
 
 fn replace(path: &Path, status: &serde_json::Value) -> std::io::Result<()> {
     let new = path.with_extension("json.new");
-    let mut file = std::fs::File::create(&new)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     writeln!(file, "{status}")?;
     std::fs::rename(&new, path)
 }

@@ -165,12 +165,12 @@ impl State {
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
         };
-        let mut steps = first.len();
+        let mut steps = steps_of(&first);
         let mut batches = VecDeque::from([first]);
         while steps < STEPS_MAX
             && let Ok(batch) = inbox.try_recv()
         {
-            steps += batch.len();
+            steps += steps_of(&batch);
             batches.push_back(batch);
         }
         Some(batches)
@@ -303,6 +303,15 @@ impl State {
             let _ = self.told.send(Told::DiskFull(false));
         }
     }
+}
+
+/// What a batch costs a transaction.
+fn steps_of(batch: &[Op]) -> usize {
+    let steps = |op: &Op| match op {
+        Op::Insert(insert) => insert.tasks.len(),
+        _ => 1,
+    };
+    batch.iter().map(steps).sum()
 }
 
 /// Whether somebody is told of this op's success at once, and so must be able to rely on it. A
