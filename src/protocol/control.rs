@@ -364,6 +364,7 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn raw(json: &str) -> Box<RawValue> {
         RawValue::from_string(json.to_owned()).unwrap()
@@ -442,5 +443,59 @@ mod tests {
             assert_eq!((&written["type"], &written["n"]), (&name.into(), &2.into()));
             reread(&Reply::Event(event));
         }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+        #[test]
+        fn garbage_is_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(serde_json::from_slice::<Request>(&bytes).is_err());
+            prop_assert!(serde_json::from_slice::<Reply>(&bytes).is_err());
+            prop_assert!(serde_json::from_slice::<Hello>(&bytes).is_err());
+        }
+
+        /// A request with some of its bytes changed is an error or another request.
+        #[test]
+        fn damaged_requests_never_panic(
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let tasks = vec![NewTask::new("chat", raw(r#"{"prompt": "h\u00e9 \u2603", "n": [1.5]}"#))];
+            let submit = Request::Submit { tasks, dry_run: true, room_for: 7, wait: true };
+            let mut bytes = serde_json::to_vec(&submit).unwrap();
+            for (place, byte) in damage {
+                let place = place.index(bytes.len());
+                bytes[place] = byte;
+            }
+            let _ = serde_json::from_slice::<Request>(&bytes);
+            let _ = serde_json::from_slice::<Request>(&bytes[..cut.index(bytes.len())]);
+        }
+    }
+
+    #[test]
+    fn nesting_without_end_does_not_use_up_the_stack() {
+        let deep = 1_000_000;
+        for open in ["[", "{\"a\":"] {
+            let text =
+                format!(r#"{{"submit":{{"tasks":[{{"kind":"noop","input":{}"#, open.repeat(deep));
+            assert!(serde_json::from_str::<Request>(&text).is_err());
+        }
+        let whole = format!("{}{}", "[".repeat(deep), "]".repeat(deep));
+        let text = format!(r#"{{"submit":{{"tasks":[{{"kind":"noop","input":{whole}}}]}}}}"#);
+        let Ok(Request::Submit { tasks, .. }) = serde_json::from_str(&text) else {
+            panic!("refused");
+        };
+        // Raw JSON may be as deep as it likes; whoever reads it is not led down there.
+        assert!(serde_json::from_str::<serde_json::Value>(tasks[0].input.get()).is_err());
+    }
+
+    /// What users' scripts send must be understood for as long as the version is the same.
+    #[test]
+    fn unknown_fields_and_verbs_are_refused_by_name() {
+        let task = r#"{"submit":{"tasks":[{"kind":"noop","prio":3}]}}"#;
+        let error = serde_json::from_str::<Request>(task).unwrap_err().to_string();
+        assert!(error.contains("unknown field `prio`"), "{error}");
+        let error = serde_json::from_str::<Request>(r#"{"sumbit":{}}"#).unwrap_err().to_string();
+        assert!(error.contains("unknown variant `sumbit`"), "{error}");
     }
 }

@@ -94,3 +94,49 @@ pub struct Exit {
     /// How it ended.
     pub cause: Cause,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::codec;
+
+    fn pool(workers: u32) -> Pool {
+        let worker = PoolWorker {
+            pid: Some(i32::MAX),
+            serial: u64::MAX,
+            restarts: u32::MAX,
+            backoff_ms: u64::MAX,
+            last_exit: Some("exit code 101, after a long life".to_owned()),
+            ..PoolWorker::default()
+        };
+        let workers = (1..=workers).map(|slot| PoolWorker { slot, ..worker.clone() }).collect();
+        Pool { phase: "degraded".to_owned(), broker_restarts: u32::MAX, workers }
+    }
+
+    #[test]
+    fn messages_read_back_as_written() {
+        let exit = Exit { serial: 7, pid: 99, cause: Cause::default() };
+        for message in
+            [ToBroker::Pool(pool(3)), ToBroker::Exited(exit), ToBroker::Stop { drain_ms: 30_000 }]
+        {
+            let bytes = codec::encode(&message).unwrap();
+            assert_eq!(codec::decode::<ToBroker>(&bytes).unwrap(), message);
+        }
+        for message in [
+            FromBroker::Ready,
+            FromBroker::Fatal { message: "why".to_owned() },
+            FromBroker::ExitSeen { serial: u64::MAX },
+            FromBroker::StopAsked { now: true },
+            FromBroker::Drained,
+        ] {
+            let bytes = codec::encode(&message).unwrap();
+            assert_eq!(codec::decode::<FromBroker>(&bytes).unwrap(), message);
+        }
+    }
+
+    #[test]
+    fn a_large_pool_fits_a_packet() {
+        let bytes = codec::encode(&ToBroker::Pool(pool(1024))).unwrap();
+        assert!(bytes.len() < PACKET_BYTES_MAX, "{} bytes", bytes.len());
+    }
+}

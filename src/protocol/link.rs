@@ -162,3 +162,107 @@ pub struct Start {
     /// The attempt's time limit, in milliseconds.
     pub timeout_ms: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::codec;
+    use crate::task::{Cause, ErrorKind};
+
+    fn run() -> impl Strategy<Value = Run> {
+        any::<(Seq, u32)>().prop_map(|(seq, attempt)| Run { seq, attempt })
+    }
+
+    fn failed() -> impl Strategy<Value = Outcome> {
+        (".*", any::<Option<u64>>(), any::<Option<i32>>()).prop_map(
+            |(message, retry_after_ms, exit_code)| {
+                let cause =
+                    exit_code.map(|code| Cause { exit_code: Some(code), ..Cause::default() });
+                let kind = ErrorKind::Provider;
+                let error = TaskError { kind, message, retryable: true, cause };
+                Outcome::Failed { error, retry_after_ms }
+            },
+        )
+    }
+
+    fn outcome() -> impl Strategy<Value = Outcome> {
+        let usage = any::<Option<(u64, u64, u64)>>().prop_map(|tokens| {
+            tokens.map(|(prompt_tokens, completion_tokens, total_tokens)| Usage {
+                prompt_tokens,
+                completion_tokens,
+                total_tokens,
+            })
+        });
+        prop_oneof![
+            (".*", usage).prop_map(|(output, usage)| Outcome::Succeeded { output, usage }),
+            failed(),
+            Just(Outcome::Cancelled),
+        ]
+    }
+
+    fn to_broker() -> impl Strategy<Value = ToBroker> {
+        let event = (run(), any::<u64>(), ".*").prop_map(|(run, n, text)| TaskEvent {
+            run,
+            n,
+            body: EventBody::Text(text),
+        });
+        let hello = (any::<(u32, u32, u64, u32, u32)>(), ".*", vec(run(), 0..20)).prop_map(
+            |((protocol, slot, serial, generation, capacity), build, holds)| Hello {
+                protocol,
+                build,
+                slot,
+                serial,
+                generation,
+                capacity,
+                holds,
+            },
+        );
+        prop_oneof![
+            hello.prop_map(ToBroker::Hello),
+            any::<u32>().prop_map(|capacity| ToBroker::Credits { capacity }),
+            vec(event, 0..10).prop_map(|events| ToBroker::Events { events }),
+            (run(), any::<u64>(), outcome())
+                .prop_map(|(run, run_ms, outcome)| ToBroker::Done(Done { run, run_ms, outcome })),
+        ]
+    }
+
+    fn to_worker() -> impl Strategy<Value = ToWorker> {
+        let start = (run(), any::<u128>(), ".*", ".*", any::<u64>()).prop_map(
+            |(run, id, kind, input, timeout_ms)| {
+                let id = TaskId(uuid::Uuid::from_u128(id));
+                ToWorker::Run(Start { run, id, kind, input, timeout_ms })
+            },
+        );
+        prop_oneof![
+            start,
+            run().prop_map(ToWorker::Cancel),
+            vec(run(), 0..20).prop_map(|runs| ToWorker::Ack { runs }),
+            Just(ToWorker::Drain),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn messages_read_back_as_written(up in to_broker(), down in to_worker()) {
+            prop_assert_eq!(codec::decode::<ToBroker>(&codec::encode(&up)?)?, up);
+            prop_assert_eq!(codec::decode::<ToWorker>(&codec::encode(&down)?)?, down);
+        }
+
+        /// A message with some of its bytes changed is an error or another message.
+        #[test]
+        fn damaged_messages_never_panic(
+            message in to_broker(),
+            damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        ) {
+            let mut bytes = codec::encode(&message)?;
+            for (place, byte) in damage {
+                let place = place.index(bytes.len());
+                bytes[place] = byte;
+            }
+            let _ = codec::decode::<ToBroker>(&bytes);
+        }
+    }
+}
