@@ -53,7 +53,7 @@ impl Sqlite {
         let sql = format!(
             "UPDATE tasks SET state = 1, attempt = attempt + 1, instance = ?2, serial = ?3,
                worker_pid = ?4, started_at = ?5, first_started_at = coalesce(first_started_at, ?5),
-               due_at = NULL
+               due_at = NULL, expires_at = NULL
              WHERE seq = ?1 AND state = 0 AND (expires_at IS NULL OR expires_at > ?5)
              RETURNING {FACTS_COLUMNS}, kind, input, timeout_ms"
         );
