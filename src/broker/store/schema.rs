@@ -85,6 +85,9 @@ pub(crate) fn prepare(db: &mut Connection, path: &str, instance: i64) -> Result<
     if version > SCHEMA_VERSION {
         return Err(StoreError::Fatal(newer(path, version)));
     }
+    if version == 0 && has_tables(db).map_err(refuse)? {
+        return Err(StoreError::Fatal(foreign(path)));
+    }
     db.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).map_err(refuse)?;
     db.execute_batch(&format!(
         "PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}; PRAGMA cache_size = -4096;
@@ -98,6 +101,10 @@ pub(crate) fn prepare(db: &mut Connection, path: &str, instance: i64) -> Result<
     mark(db, "clean", 0).map_err(refuse)?;
     mark(db, "instance", instance).map_err(refuse)?;
     Ok(())
+}
+
+fn has_tables(db: &Connection) -> rusqlite::Result<bool> {
+    db.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))
 }
 
 /// Whether the last user of the database was another start of the instance, and did not close it:
@@ -136,6 +143,13 @@ fn damaged(path: &str, what: &str) -> String {
     format!(
         "the database {path} is damaged ({what}); nothing was changed: restore a copy made with \
          `forq backup`, or move the file away to start with an empty queue"
+    )
+}
+
+fn foreign(path: &str) -> String {
+    format!(
+        "the database {path} belongs to another program; nothing was changed: name another \
+         --state-dir"
     )
 }
 
