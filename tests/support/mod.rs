@@ -1,0 +1,109 @@
+//! The harness of the black-box tests: a daemon of one's own, started, asked and killed as a user
+//! would do it.
+//!
+//! * [`daemon`]: the daemon under test. [`processes`]: what `/proc` says of it.
+//! * [`commands`]: inputs of `exec` tasks that leave traces. [`random`]: seeded, so that a
+//!   failure can be had again.
+#![allow(dead_code, reason = "each test binary uses its own part of the harness")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly")]
+
+pub(crate) mod commands;
+pub(crate) mod daemon;
+pub(crate) mod processes;
+pub(crate) mod random;
+
+use std::fmt::Debug;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+pub(crate) use daemon::{Daemon, Role};
+pub(crate) use serde_json::{Value, json};
+
+/// Enough for anything that is to happen at once, on a machine that is busy with other tests.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// The binary under test, which sees nothing of the tester's own forq.
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forq"));
+    for (name, _) in std::env::vars_os() {
+        let name_text = name.to_string_lossy();
+        if name_text.starts_with("FORQ_") || name_text.starts_with("OPENAI_") {
+            command.env_remove(&name);
+        }
+    }
+    command.env("NO_COLOR", "1");
+    command
+}
+
+/// What a command printed, and how it ended; for messages.
+pub(crate) fn shown(output: &Output) -> String {
+    format!(
+        "{}\nstdout: {}\nstderr: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// Waits until `look` finds something, and gives it; fails after `within`.
+#[track_caller]
+pub(crate) fn eventually<T>(
+    what: &str,
+    within: Duration,
+    mut look: impl FnMut() -> Option<T>,
+) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
+        pause(Duration::from_millis(5));
+    }
+}
+
+/// Waits until `probe` gives `expected`; fails with what it gave last.
+#[track_caller]
+pub(crate) fn eventually_eq<T: PartialEq + Debug>(expected: T, mut probe: impl FnMut() -> T) {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let found = probe();
+        if found == expected {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not within {SOON:?}: {found:?} became {expected:?}");
+        pause(Duration::from_millis(5));
+    }
+}
+
+/// Lets time pass: between two looks at a condition, and between the blows of a storm.
+pub(crate) fn pause(time: Duration) {
+    #[allow(clippy::disallowed_methods, reason = "the one place where tests let time pass")]
+    std::thread::sleep(time);
+}
+
+/// A line of JSON each.
+pub(crate) fn json_lines(text: &[u8]) -> Vec<Value> {
+    let text = String::from_utf8_lossy(text);
+    text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+}
+
+/// A text field of a task or another object.
+#[track_caller]
+pub(crate) fn text(value: &Value, pointer: &str) -> String {
+    let found = value.pointer(pointer).and_then(Value::as_str);
+    found.unwrap_or_else(|| panic!("no text at {pointer} in {value}")).to_owned()
+}
+
+/// A number of a task or another object.
+#[track_caller]
+pub(crate) fn number(value: &Value, pointer: &str) -> u64 {
+    let found = value.pointer(pointer).and_then(Value::as_u64);
+    found.unwrap_or_else(|| panic!("no number at {pointer} in {value}"))
+}
+
+/// How each attempt of a task ended, oldest first.
+pub(crate) fn outcomes(task: &Value) -> Vec<String> {
+    let attempts = task["attempts"].as_array().expect("attempts");
+    attempts.iter().map(|attempt| text(attempt, "/outcome")).collect()
+}
