@@ -277,6 +277,18 @@ impl Daemon {
         pid
     }
 
+    /// Kills one process at this very moment, whatever the others are at; `false` if there is
+    /// none to be killed.
+    pub(crate) fn strike(&self, role: Role) -> bool {
+        let name = match role {
+            Role::Master => "forq: master".to_owned(),
+            Role::Broker => "forq: broker".to_owned(),
+            Role::Worker(slot) => format!("forq: worker {slot}"),
+        };
+        let found = self.tree().into_iter().find(|process| process.name() == name);
+        found.is_some_and(|process| kill(Pid::from_raw(process.pid), Signal::SIGKILL).is_ok())
+    }
+
     /// Every process of the instance: the master, its children, their commands.
     pub(crate) fn tree(&self) -> Vec<Process> {
         processes::tree(self.master())
