@@ -149,7 +149,10 @@ struct Kept {
     events: VecDeque<(u64, EventBody)>,
     bytes: usize,
     last_n: u64,
+    /// The last one that was sent on this connection.
     sent_n: u64,
+    /// The last one that was ever sent: somebody may have read it, so that it must not grow.
+    told_n: u64,
 }
 
 impl EventLog {
@@ -167,6 +170,7 @@ impl EventLog {
         let unsent = kept.events.iter().filter(|(n, _)| *n > sent_n);
         out.extend(unsent.map(|(n, body)| TaskEvent { run, n: *n, body: body.clone() }));
         kept.sent_n = kept.last_n;
+        kept.told_n = kept.last_n;
     }
 }
 
@@ -191,7 +195,7 @@ impl Kept {
         let body = EventBody::from(event);
         self.bytes += body.bytes();
         // Text that waits together travels together.
-        let last = self.events.back_mut().filter(|_| self.sent_n < self.last_n);
+        let last = self.events.back_mut().filter(|_| self.told_n < self.last_n);
         if let (Some((_, EventBody::Text(text))), EventBody::Text(more)) = (last, &body) {
             text.push_str(more);
         } else {
@@ -262,6 +266,18 @@ mod tests {
         held.reconnected();
         let numbers: Vec<u64> = sent(&held, &log).iter().map(|event| event.n).collect();
         assert_eq!(numbers, [1, 2]);
+    }
+
+    #[test]
+    fn text_that_was_told_once_does_not_grow() {
+        let (mut held, log) = held();
+        log.emit(text("a"));
+        sent(&held, &log);
+        held.reconnected();
+        // Before the new connection is told of the first: a follower may have read it.
+        log.emit(text("b"));
+        let told: Vec<_> = sent(&held, &log).into_iter().map(|event| event.body).collect();
+        assert_eq!(told, ["a", "b"].map(|text| EventBody::Text(text.to_owned())));
     }
 
     #[test]
