@@ -84,6 +84,8 @@ impl<F: FnMut(FollowEvent) -> Result<(), CliError>> Exchange for Follow<F> {
 
     fn take(&mut self, reply: Reply) -> Result<Option<()>, CliError> {
         match reply {
+            // The connection broke after the end was told: it is told again, and known.
+            Reply::Event(_) if self.is_finished => Ok(None),
             Reply::Event(event) => {
                 self.request = Request::Follow { id: self.id, after: Some(event.position) };
                 self.is_finished = matches!(event.body, FollowBody::Finished { .. });
