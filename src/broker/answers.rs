@@ -178,7 +178,7 @@ impl Core {
         changes: &Changes,
         result: Result<Option<store::Cancelled>, Refusal>,
     ) {
-        let change = |state, changed| Change { id, state, changed };
+        let change = |state, changed| Change { id, state, changed, reason: None };
         match result {
             Err(refusal) => changes.refuse(refusal),
             Ok(None) => changes.add(change(None, false)),
@@ -204,16 +204,19 @@ impl Core {
         changes: &Changes,
         result: Result<Option<store::Retried>, Refusal>,
     ) {
+        let change = |state, changed| Change { id, state, changed, reason: None };
         match result {
             Err(refusal) => changes.refuse(refusal),
-            Ok(None) => changes.add(Change { id, state: None, changed: false }),
-            Ok(Some(store::Retried::Not(state))) => {
-                changes.add(Change { id, state: Some(state), changed: false });
+            Ok(None) => changes.add(change(None, false)),
+            Ok(Some(store::Retried::Not(state))) => changes.add(change(Some(state), false)),
+            Ok(Some(store::Retried::KeyTaken(heir))) => {
+                let reason = Some(format!("its key stands for task {heir} by now"));
+                changes.add(Change { reason, ..change(Some(State::Failed), false) });
             }
             Ok(Some(store::Retried::Back(moved))) => {
                 let state = Some(moved.state);
                 self.moved(&moved);
-                changes.add(Change { id, state, changed: true });
+                changes.add(change(state, true));
             }
         }
     }

@@ -57,10 +57,11 @@ fn after_retry(change: &Change) -> Result<String, CliError> {
     match change.state {
         None => Err(no_such_task(change)),
         Some(state) if change.changed => Ok(state.to_string()),
-        Some(state @ (State::Succeeded | State::Cancelled | State::Failed)) => Err(CliError::new(
-            Exit::Forbidden,
-            format!("task {} is {state}: only a failed task is put back", change.id),
-        )),
+        Some(state @ (State::Succeeded | State::Cancelled | State::Failed)) => {
+            let reason = change.reason.as_deref().unwrap_or("only a failed task is put back");
+            let message = format!("task {} is {state}: {reason}", change.id);
+            Err(CliError::new(Exit::Forbidden, message))
+        }
         Some(state) => Ok(format!("already {state}")),
     }
 }
@@ -79,7 +80,7 @@ mod tests {
         state: Option<State>,
         changed: bool,
     ) -> (u8, String) {
-        match judge(&Change { id: TaskId::new(), state, changed }) {
+        match judge(&Change { id: TaskId::new(), state, changed, reason: None }) {
             Ok(line) => (0, line),
             Err(error) => (error.exit as u8, String::new()),
         }

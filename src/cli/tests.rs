@@ -346,8 +346,8 @@ fn cancel_tells_what_became_of_each_and_fails_for_an_unknown_one() {
     let daemon = FakeDaemon::new(move |_, _| {
         vec![Act::Reply(Reply::Changed {
             results: vec![
-                Change { id: ids[0], state: None, changed: false },
-                Change { id: ids[1], state: Some(State::Cancelled), changed: true },
+                Change { id: ids[0], state: None, changed: false, reason: None },
+                Change { id: ids[1], state: Some(State::Cancelled), changed: true, reason: None },
             ],
         })]
     });

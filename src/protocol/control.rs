@@ -302,6 +302,9 @@ pub struct Change {
     /// Whether this request changed it. A running task that is cancelled is `running` and changed
     /// until its handler has gone.
     pub changed: bool,
+    /// Why it was not changed, where its state does not say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// One queue in numbers.

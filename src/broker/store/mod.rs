@@ -255,6 +255,8 @@ pub(crate) enum Retried {
     Back(Moved),
     /// It is in this state, which nothing is put back from.
     Not(State),
+    /// Its key belongs to this task by now.
+    KeyTaken(TaskId),
 }
 
 #[derive(Debug)]

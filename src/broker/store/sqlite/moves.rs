@@ -302,6 +302,13 @@ impl Sqlite {
         self.cancel_waiting(before, "expired before it could start", now_ms)
     }
 
+    /// The task that a failed task's key stands for by now.
+    fn heir_of_key(&self, seq: Seq) -> Result<Option<TaskId>, StoreError> {
+        let sql = "SELECT id FROM tasks WHERE key = (SELECT key FROM tasks WHERE seq = ?1)
+                   AND state < 5 LIMIT 1";
+        Ok(self.db.prepare_cached(sql)?.query_row([seq], |row| id_of(row, 0)).optional()?)
+    }
+
     pub(super) fn retry_one(
         &mut self,
         id: TaskId,
@@ -310,6 +317,9 @@ impl Sqlite {
         let Some(before) = self.before("id = ?1", id.0.as_bytes())? else { return Ok(None) };
         if before.state != State::Failed {
             return Ok(Some(Retried::Not(before.state)));
+        }
+        if let Some(heir) = self.heir_of_key(before.seq)? {
+            return Ok(Some(Retried::KeyTaken(heir)));
         }
         let blocked = match &before.lane {
             Some(lane) => self.lane_is_busy(lane)?,
