@@ -2,7 +2,13 @@
 //!
 //! `FORQ_STORM_SEED`, `FORQ_STORM_TASKS` and `FORQ_STORM_KILLS` change it; `scripts/storm` runs
 //! longer ones.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests may fail loudly"
+)]
 
 mod support;
 

@@ -4,8 +4,14 @@
 //! * [`daemon`]: the daemon under test. [`processes`]: what `/proc` says of it.
 //! * [`commands`]: inputs of `exec` tasks that leave traces. [`random`]: seeded, so that a
 //!   failure can be had again.
-#![allow(dead_code, reason = "each test binary uses its own part of the harness")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part of the harness")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests may fail loudly"
+)]
 
 pub(crate) mod commands;
 pub(crate) mod daemon;

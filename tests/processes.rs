@@ -1,0 +1,180 @@
+//! What each process of an instance is made of, and leaves behind.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may fail loudly")]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use support::processes::{descriptors, listening_sockets, name, signals, status, tree, zombies_of};
+use support::{Daemon, Role, SOON, eventually, eventually_eq, json, number};
+
+/// What a master may have on its heap and stacks.
+const MASTER_ANON_KIB_MAX: u64 = 4 << 10;
+
+/// The signals that people send; above them are the C library's own and the real-time ones.
+const STANDARD: u64 = (1 << 31) - 1;
+
+fn bit(signal: Signal) -> u64 {
+    1 << (signal as i32 - 1)
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn the_master_stays_bare() {
+    let daemon = Daemon::start("");
+    let ids: Vec<String> = (0..20).map(|_| daemon.submit("noop", &json!({}), &[])).collect();
+    daemon.wait_for_all(&ids, "20s");
+    daemon.kill(Role::Worker(1));
+    daemon.kill(Role::Broker);
+    let master = daemon.all_up().master;
+    let threads = fs::read_dir(format!("/proc/{master}/task")).unwrap().count();
+    assert_eq!(threads, 1, "the master forks: it must have no other thread");
+    let anon = status(master, "RssAnon");
+    let anon_kib: u64 = anon.trim_end_matches(" kB").parse().unwrap();
+    assert!(anon_kib < MASTER_ANON_KIB_MAX, "{anon}");
+}
+
+#[test]
+fn processes_are_told_apart_by_name() {
+    let daemon = Daemon::start("[workers]\nmin = 3\n");
+    let pids = daemon.all_up();
+    assert_eq!(name(pids.master), "forq: master");
+    assert_eq!(name(pids.broker), "forq: broker");
+    let workers: Vec<String> = pids.workers.iter().map(|pid| name(*pid)).collect();
+    assert_eq!(workers, ["forq: worker 1", "forq: worker 2", "forq: worker 3"]);
+    // As `ps` shows them, if the place for it is long enough: it is here.
+    let line = fs::read_to_string(format!("/proc/{}/cmdline", pids.broker)).unwrap();
+    assert_eq!(line.trim_end_matches('\0'), "forq: broker");
+}
+
+#[test]
+fn children_take_signals_and_ignore_none() {
+    let daemon = Daemon::start("");
+    let pids = daemon.all_up();
+    // Rust's start ignores PIPE; the rest is what this test was started with.
+    let given = signals(nix::unistd::getpid().as_raw(), "SigIgn") | bit(Signal::SIGPIPE);
+    for pid in pids.workers.iter().chain([&pids.broker]) {
+        assert_eq!(signals(*pid, "SigBlk"), 0, "{}", name(*pid));
+        // Whatever is ignored, commands would inherit.
+        let ignored = signals(*pid, "SigIgn") & STANDARD;
+        assert_eq!(ignored & !given, 0, "{} ignores {ignored:#x}", name(*pid));
+        assert_ne!(signals(*pid, "SigCgt") & bit(Signal::SIGTERM), 0, "{}", name(*pid));
+    }
+    assert_eq!(signals(pids.master, "SigBlk"), 0);
+}
+
+#[test]
+fn children_outlive_signals_that_a_terminal_sends_to_all() {
+    let daemon = Daemon::start("");
+    let id = daemon.submit("sleep", &json!({ "seconds": 1 }), &[]);
+    daemon.until(&id, "running");
+    let before = daemon.all_up();
+    let meant_for_the_master = [
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
+    ];
+    for pid in before.workers.iter().chain([&before.broker]) {
+        for signal in meant_for_the_master {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), signal).unwrap();
+        }
+    }
+    assert_eq!(daemon.until(&id, "succeeded")["attempt"], 1);
+    assert_eq!(daemon.all_up(), before);
+}
+
+#[test]
+fn a_worker_holds_nothing_of_the_others() {
+    let daemon = Daemon::start("");
+    let listening = listening_sockets();
+    // What this test was started with, its daemon was started with.
+    let given = descriptors(nix::unistd::getpid().as_raw());
+    for pid in daemon.all_up().workers {
+        let mut own = descriptors(pid);
+        own.retain(|number, leads_to| *number > 2 && given.get(number) != Some(leads_to));
+        let mut sockets = 0;
+        for (number, leads_to) in &own {
+            let leads_to = leads_to.to_string_lossy();
+            if let Some(inode) = leads_to.strip_prefix("socket:[") {
+                let inode = inode.trim_end_matches(']');
+                assert!(!listening.iter().any(|listener| listener == inode), "{number} listens");
+                sockets += 1;
+            } else {
+                let wakes = leads_to.starts_with("anon_inode:") || leads_to.starts_with("pipe:");
+                // The lock is held by every process: it says that somebody is left.
+                let lock = leads_to.ends_with("/forq.lock");
+                assert!(wakes || lock, "descriptor {number} is {leads_to}");
+            }
+        }
+        // Its lifeline, its connection to the broker, and both ends of tokio's signal pipe.
+        assert!(sockets <= 5, "{own:?}");
+    }
+}
+
+#[test]
+fn forty_deaths_leave_nothing_behind() {
+    const WORKERS: usize = 7;
+    let daemon = Daemon::start(&format!("[workers]\nmin = {WORKERS}\nmax = {WORKERS}\n"));
+    let master = daemon.all_up().master;
+    let before = descriptors(master);
+    for round in 1..=5 {
+        for slot in 0..=WORKERS {
+            let dead = daemon.kill(if slot == 0 { Role::Broker } else { Role::Worker(slot) });
+            eventually("a new one is there", SOON, || {
+                let up = daemon.pids()?;
+                (up.broker != dead && !up.workers.contains(&dead)).then_some(())
+            });
+        }
+        if round % 2 == 0 {
+            // Slots that die again and again are held back, until one has served for a second.
+            support::pause(Duration::from_millis(1100));
+        }
+    }
+    let up = daemon.all_up();
+    assert_eq!(up.master, master);
+    let after = descriptors(master);
+    assert_eq!(before.len(), after.len(), "{before:?} became {after:?}");
+    eventually_eq(0, || zombies_of(master));
+    eventually_eq(WORKERS + 2, || tree(master).len());
+    let info = daemon.json(&["info"]);
+    let restarts = number(&info, "/broker/restarts")
+        + info["workers"].as_array().unwrap().iter().map(|w| number(w, "/restarts")).sum::<u64>();
+    assert_eq!(restarts, 40, "{info}");
+}
+
+#[test]
+fn a_replacement_takes_tasks() {
+    let daemon = Daemon::start("[workers]\nmin = 1\n");
+    let dead = daemon.kill(Role::Worker(1));
+    let id = daemon.submit("noop", &json!({}), &[]);
+    let task = daemon.until(&id, "succeeded");
+    let now = daemon.all_up().workers[0];
+    assert_ne!(now, dead);
+    assert_eq!(task["worker_pid"], now, "{task}");
+    let info = daemon.json(&["info"]);
+    assert_eq!(info["workers"][0]["last_exit"], "ended by SIGKILL", "{info}");
+    assert_eq!(info["workers"][0]["restarts"], 1, "{info}");
+}
+
+#[test]
+fn a_state_folder_is_its_owners() {
+    let daemon = Daemon::start("");
+    let id = daemon.submit("noop", &json!({}), &[]);
+    daemon.until(&id, "succeeded");
+    let folder = daemon.state_dir();
+    assert_eq!(mode(folder), 0o700);
+    for name in ["forq.sock", "worker.sock", "forq.db", "forq.db-wal", "forq.lock", "status.json"] {
+        assert_eq!(mode(&folder.join(name)), 0o600, "{name}");
+    }
+}
