@@ -106,6 +106,47 @@ fn the_brokers_death_costs_no_task_and_no_client() {
 }
 
 #[test]
+fn a_worker_and_the_broker_may_die_together() {
+    let daemon = Daemon::start("");
+    for roles in [[Role::Broker, Role::Worker(1)], [Role::Worker(1), Role::Broker]] {
+        let before = daemon.all_up();
+        let sleep = json!({ "kind": "sleep", "input": { "seconds": 1.0 } });
+        let ids = daemon.submit_all(&vec![sleep; 12]);
+        for id in &ids {
+            daemon.until(id, "running");
+        }
+        for role in roles {
+            assert!(daemon.strike(role), "{role:?}");
+        }
+        for id in &ids {
+            let task = daemon.until(id, "succeeded");
+            let was_lost = task["attempts"][0]["worker_pid"] == before.workers[0];
+            if was_lost {
+                assert_eq!(outcomes(&task), ["worker_lost", "succeeded"], "{task}");
+                assert_eq!(task["attempts"][0]["error"]["cause"]["signal"], "SIGKILL", "{task}");
+            } else {
+                assert_eq!(outcomes(&task), ["succeeded"], "{task}");
+            }
+        }
+        daemon.all_up();
+    }
+}
+
+#[test]
+fn a_cancel_outlives_the_broker_that_took_it() {
+    let daemon = Daemon::start("");
+    for _ in 0..5 {
+        let id = daemon.submit("sleep", &json!({ "seconds": 60 }), &[]);
+        daemon.until(&id, "running");
+        daemon.ok(&["cancel", &id]);
+        daemon.strike(Role::Broker);
+        let task = daemon.until(&id, "cancelled");
+        assert_eq!(outcomes(&task), ["cancelled"], "{task}");
+        daemon.all_up();
+    }
+}
+
+#[test]
 fn submissions_in_a_storm_of_brokers_are_accepted_once() {
     let daemon = Daemon::start("");
     let batches: Vec<_> = (0..4)
