@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::time::Duration;
 
-use support::commands::{append, family, poison, stream};
+use support::commands::{append_after, family, poison, stream};
 use support::processes;
 use support::{
     Daemon, Role, SOON, Value, eventually, eventually_eq, json, number, outcomes, shown, text,
@@ -33,18 +33,12 @@ fn assert_each_ran_once(file: &Path, names: &[String]) {
     assert_eq!(lines_by_word(file), expected);
 }
 
-fn appending(file: &Path, count: usize, seconds: f64) -> (Vec<String>, Vec<Value>) {
-    let names: Vec<String> = (1..=count).map(|number| format!("task-{number}")).collect();
-    let task = |name: &String| json!({ "kind": "exec", "input": append(file, name, seconds) });
-    let tasks = names.iter().map(task).collect();
-    (names, tasks)
-}
-
 #[test]
 fn a_dead_workers_tasks_run_again_at_once() {
     let daemon = Daemon::start("[workers]\nmin = 1\n");
+    let (gate, file) = (daemon.file("gate"), daemon.file("traces"));
     let ids: Vec<String> =
-        (0..5).map(|_| daemon.submit("sleep", &json!({ "seconds": 1.5 }), &[])).collect();
+        (0..5).map(|_| daemon.submit("exec", &append_after(&gate, &file, "done"), &[])).collect();
     for id in &ids {
         daemon.until(id, "running");
     }
@@ -62,10 +56,12 @@ fn a_dead_workers_tasks_run_again_at_once() {
         assert_eq!(error["cause"]["reason"], "crash", "{again}");
         assert_ne!(again["worker_pid"], dead, "{again}");
     }
+    std::fs::write(&gate, "").unwrap();
     for id in &ids {
         let done = daemon.until(id, "succeeded");
         assert_eq!(outcomes(&done), ["worker_lost", "succeeded"]);
     }
+    assert_eq!(lines_by_word(&file), BTreeMap::from([("done".to_owned(), 5)]));
     let stats = daemon.json(&["stats"]);
     assert_eq!(number(&stats, "/worker_lost"), 5, "{stats}");
     assert_eq!(number(&stats, "/succeeded"), 5, "{stats}");
@@ -76,7 +72,12 @@ fn the_brokers_death_costs_no_task_and_no_client() {
     let daemon = Daemon::start("");
     let before = daemon.all_up();
     let file = daemon.file("traces");
-    let (names, tasks) = appending(&file, 20, 1.0);
+    let gate = daemon.file("gate");
+    let names: Vec<String> = (1..=20).map(|number| format!("task-{number}")).collect();
+    let tasks: Vec<Value> = names
+        .iter()
+        .map(|name| json!({ "kind": "exec", "input": append_after(&gate, &file, name) }))
+        .collect();
     let ids = daemon.submit_all(&tasks);
     for id in &ids {
         daemon.until(id, "running");
@@ -86,6 +87,7 @@ fn the_brokers_death_costs_no_task_and_no_client() {
     daemon.kill(Role::Broker);
     // One command after the other while there is no broker, or a new one.
     let storm: Vec<String> = (0..20).map(|_| daemon.submit("noop", &json!({}), &[])).collect();
+    std::fs::write(&gate, "").unwrap();
 
     let waited = waiting.wait_with_output().unwrap();
     assert!(waited.status.success(), "{}", shown(&waited));
@@ -110,14 +112,16 @@ fn a_worker_and_the_broker_may_die_together() {
     let daemon = Daemon::start("");
     for roles in [[Role::Broker, Role::Worker(1)], [Role::Worker(1), Role::Broker]] {
         let before = daemon.all_up();
-        let sleep = json!({ "kind": "sleep", "input": { "seconds": 1.0 } });
-        let ids = daemon.submit_all(&vec![sleep; 12]);
+        let (gate, file) = (daemon.file(&format!("gate-{roles:?}")), daemon.file("traces"));
+        let waits = json!({ "kind": "exec", "input": append_after(&gate, &file, "done") });
+        let ids = daemon.submit_all(&vec![waits; 12]);
         for id in &ids {
             daemon.until(id, "running");
         }
         for role in roles {
             assert!(daemon.strike(role), "{role:?}");
         }
+        std::fs::write(&gate, "").unwrap();
         for id in &ids {
             let task = daemon.until(id, "succeeded");
             let was_lost = task["attempts"][0]["worker_pid"] == before.workers[0];
@@ -211,7 +215,7 @@ fn nothing_outlives_the_master_and_nothing_acknowledged_is_lost() {
     let command = daemon.submit("exec", &family(&file), &[]);
     let delayed = daemon.submit("noop", &json!({}), &["--delay", "1h"]);
     let sleeps: Vec<String> =
-        (0..10).map(|_| daemon.submit("sleep", &json!({ "seconds": 0.5 }), &[])).collect();
+        (0..10).map(|_| daemon.submit("sleep", &json!({ "seconds": 1.5 }), &[])).collect();
     eventually("the command runs", SOON, || file.exists().then_some(()));
     // The command, its two sleeps (one in a session of its own), and their guard.
     eventually_eq(2, || daemon.tree().iter().filter(|process| process.name() == "sleep").count());

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use support::commands::shell;
 use support::daemon::jsonl;
-use support::{Daemon, SOON, Value, eventually, eventually_eq, json, number, shown, text};
+use support::{
+    Daemon, SOON, Value, eventually, eventually_eq, json, number, outcomes, shown, text, time,
+};
 
 /// One task after the other.
 const ONE_BY_ONE: &str = "[workers]\nmin = 1\nmax = 1\nconcurrency = 1\n";
@@ -24,11 +26,12 @@ fn nap(more: Value) -> Value {
 #[track_caller]
 fn order(daemon: &Daemon, ids: &[String]) -> Vec<usize> {
     daemon.wait_for_all(ids, "60s");
-    let mut starts: Vec<(String, usize)> = ids
-        .iter()
-        .enumerate()
-        .map(|(number, id)| (text(&daemon.task(id), "/started_at"), number))
-        .collect();
+    let mut starts = Vec::new();
+    for (number, id) in ids.iter().enumerate() {
+        let task = daemon.task(id);
+        assert_eq!(outcomes(&task), ["succeeded"], "{task}");
+        starts.push((time(&task, "/started_at"), number));
+    }
     starts.sort();
     starts.into_iter().map(|(_, number)| number).collect()
 }
@@ -71,11 +74,9 @@ fn a_queue_runs_no_more_than_it_may() {
     let other = daemon.submit("noop", &json!({}), &[]);
     daemon.until(&other, "succeeded");
     daemon.wait_for_all(&ids, "30s");
-    let time = |id: &String, field: &str| -> jiff::Timestamp {
-        text(&daemon.task(id), field).parse().unwrap()
-    };
+    let tasks: Vec<Value> = ids.iter().map(|id| daemon.task(id)).collect();
     let spans: Vec<_> =
-        ids.iter().map(|id| (time(id, "/started_at"), time(id, "/finished_at"))).collect();
+        tasks.iter().map(|task| (time(task, "/started_at"), time(task, "/finished_at"))).collect();
     for (start, _) in &spans {
         let running = spans.iter().filter(|(from, to)| from <= start && start < to).count();
         assert!(running <= 2, "{spans:?}");
@@ -138,7 +139,7 @@ fn a_head_that_fails_or_is_cancelled_releases_its_lane() {
     daemon.ok(&["cancel", &runs]);
     let third = daemon.until(&third, "succeeded");
     let again = daemon.until(&fails, "failed");
-    assert!(text(&again, "/started_at") >= text(&third, "/finished_at"), "{again}");
+    assert!(time(&again, "/started_at") >= time(&third, "/finished_at"), "{again}");
     let other = daemon.submit("noop", &json!({}), &lane);
     daemon.until(&other, "succeeded");
 }
@@ -212,7 +213,7 @@ fn a_paused_queue_starts_nothing_and_stays_paused() {
 #[test]
 fn clear_cancels_what_waits_and_nothing_that_runs() {
     let daemon = Daemon::start("");
-    let running = daemon.submit("sleep", &json!({ "seconds": 1 }), &["--queue", "a"]);
+    let running = daemon.submit("sleep", &json!({ "seconds": 60 }), &["--queue", "a"]);
     daemon.until(&running, "running");
     daemon.ok(&["queue", "pause"]);
     let tasks: Vec<Value> = (0..1_200)
@@ -229,7 +230,8 @@ fn clear_cancels_what_waits_and_nothing_that_runs() {
     assert_eq!(daemon.state(&ids[1_200]), "queued");
     assert_eq!(daemon.json(&["queue", "clear"])["count"], 1);
     assert_eq!(daemon.state(&running), "running");
-    daemon.until(&running, "succeeded");
+    daemon.ok(&["cancel", &running]);
+    daemon.until(&running, "cancelled");
     let queue = &daemon.json(&["info"])["queue"];
     let counts = ["queued", "running", "scheduled", "blocked"].map(|name| queue[name].clone());
     assert_eq!(counts, [0, 0, 0, 0], "{queue}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use support::commands::{append, family, shell};
 use support::{
-    Daemon, SOON, Value, eventually, eventually_eq, json, number, outcomes, processes, text,
+    Daemon, SOON, Value, eventually, eventually_eq, json, number, outcomes, processes, text, time,
 };
 
 /// Retries without a wait to speak of.
@@ -15,10 +15,6 @@ const IMPATIENT: &str = "[queue]\nretry_backoff = \"50ms\"\nretry_backoff_max = 
 
 fn fails() -> Value {
     shell("echo tried; echo no >&2; exit 3", &[])
-}
-
-fn at(task: &Value, field: &str) -> jiff::Timestamp {
-    text(task, &format!("/{field}")).parse().unwrap()
 }
 
 #[test]
@@ -37,8 +33,8 @@ fn a_task_is_told_whole() {
     for (field, value) in expected.as_object().unwrap() {
         assert_eq!(task.get(field), Some(value), "{field} in {task}");
     }
-    let (created, started) = (at(&task, "created_at"), at(&task, "started_at"));
-    let finished = at(&task, "finished_at");
+    let (created, started) = (time(&task, "/created_at"), time(&task, "/started_at"));
+    let finished = time(&task, "/finished_at");
     assert!(created <= started && started <= finished, "{task}");
     let ms = |from: jiff::Timestamp, to| to - from.as_millisecond();
     assert_eq!(number(&task, "/wait_ms") as i64, ms(created, started.as_millisecond()));
@@ -68,7 +64,7 @@ fn a_delayed_task_waits_for_its_time() {
     let delayed = daemon.until(&delayed, "succeeded");
     assert!(number(&delayed, "/wait_ms") >= 690, "{delayed}");
     let dated = daemon.until(&dated, "succeeded");
-    assert!(at(&dated, "started_at").as_millisecond() >= then.as_millisecond(), "{dated}");
+    assert!(time(&dated, "/started_at").as_millisecond() >= then.as_millisecond(), "{dated}");
 }
 
 #[test]
@@ -107,7 +103,7 @@ fn a_failing_task_is_tried_again_and_kept_as_a_dead_letter() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|attempt| at(attempt, "started_at"))
+        .map(|attempt| time(attempt, "/started_at"))
         .collect();
     for (pair, least_ms) in times.windows(2).zip([25, 50, 100]) {
         let between_ms = pair[1].as_millisecond() - pair[0].as_millisecond();

@@ -17,6 +17,13 @@ pub(crate) fn append(file: &Path, line: &str, seconds: f64) -> Value {
     shell(r#"sleep "$3"; echo "$2" >> "$1""#, &[&file, line, &seconds])
 }
 
+/// Waits until the file `gate` is there, then appends `line` to `file` in one write.
+pub(crate) fn append_after(gate: &Path, file: &Path, line: &str) -> Value {
+    let (gate, file) = (gate.to_string_lossy(), file.to_string_lossy());
+    let script = r#"while [ ! -e "$3" ]; do sleep 0.05; done; echo "$2" >> "$1""#;
+    shell(script, &[&file, line, &gate])
+}
+
 /// Prints the numbers from 1 to `lines`, one every `seconds`.
 pub(crate) fn stream(lines: u32, seconds: f64) -> Value {
     let script = r#"i=0; while [ $i -lt "$1" ]; do i=$((i+1)); echo "line $i"; sleep "$2"; done"#;

@@ -108,6 +108,12 @@ pub(crate) fn number(value: &Value, pointer: &str) -> u64 {
     found.unwrap_or_else(|| panic!("no number at {pointer} in {value}"))
 }
 
+/// A time of a task or another object.
+#[track_caller]
+pub(crate) fn time(value: &Value, pointer: &str) -> jiff::Timestamp {
+    text(value, pointer).parse().expect("a time")
+}
+
 /// How each attempt of a task ended, oldest first.
 pub(crate) fn outcomes(task: &Value) -> Vec<String> {
     let attempts = task["attempts"].as_array().expect("attempts");
