@@ -343,3 +343,6 @@ fn try_later(now_ms: i64) -> Due {
 fn wait_for_room() {
     std::thread::sleep(FULL_RETRY);
 }
+
+#[cfg(test)]
+mod tests;

@@ -431,7 +431,7 @@ fn reaches(from: State, to: State) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn the_store_does_as_the_model(
         history in prop::collection::vec((op(), prop::bool::weighted(0.08)), 1..120),
