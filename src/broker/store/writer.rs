@@ -194,7 +194,9 @@ impl State {
         for batch in batches {
             let answers =
                 batch.iter().map(|op| self.one_when_full(op)).collect::<Result<_, _>>()?;
-            self.tell(vec![answers], true);
+            // Only these are never answered without a commit that holds.
+            let holds = batch.iter().any(|op| matches!(op, Op::End(_) | Op::Sync));
+            self.tell(vec![answers], holds);
         }
         Ok(())
     }
@@ -275,7 +277,8 @@ impl State {
     }
 
     fn alone(&mut self, op: &Op) -> Result<Answer, StoreError> {
-        self.store.begin(true)?;
+        // What only reads needs no room at all.
+        self.store.begin(!matches!(op, Op::Depth | Op::Refill(_)))?;
         let done = self.step(op).and_then(|answer| self.store.commit().map(|()| answer));
         if done.is_err() {
             self.store.rollback();

@@ -43,6 +43,10 @@ pub(crate) struct Sqlite {
     durability: Durability,
     /// Whether `synchronous` is set to wait for the disk now.
     syncing: bool,
+    /// There are commits that did not wait for the disk.
+    unsynced: bool,
+    /// Rows that this connection had changed when the transaction began.
+    changes_before: u64,
     last_seq: Seq,
     last_ord: Ord,
     /// Depth by queue as of this step; read again from disk after a rollback.
@@ -87,6 +91,8 @@ impl Sqlite {
         let mut store = Self {
             durability,
             syncing: true,
+            unsynced: false,
+            changes_before: 0,
             last_seq,
             last_ord: last_seq,
             depth: Depth::default(),
@@ -170,12 +176,20 @@ impl Store for Sqlite {
         if syncing != self.syncing {
             self.set_syncing(syncing)?;
         }
+        self.changes_before = self.db.total_changes();
         Ok(self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(|_| ())?)
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
         self.flush_totals()?;
-        Ok(self.db.prepare_cached("COMMIT")?.execute([]).map(|_| ())?)
+        let changed = self.db.total_changes() != self.changes_before;
+        if self.syncing && self.unsynced && !changed {
+            // SQLite syncs nothing for a transaction that changes nothing.
+            schema::mark(&self.db, "synced", now_us())?;
+        }
+        self.db.prepare_cached("COMMIT")?.execute([])?;
+        self.unsynced = !self.syncing && (self.unsynced || changed);
+        Ok(())
     }
 
     fn rollback(&mut self) {

@@ -173,8 +173,12 @@ impl Bench {
     }
 
     fn answers(&mut self) -> Vec<Answer> {
+        self.answers_that_hold(true)
+    }
+
+    fn answers_that_hold(&mut self, expected: bool) -> Vec<Answer> {
         match self.next() {
-            Told::Answers(answers) => answers,
+            Told::Answers { answers, holds } if holds == expected => answers,
             other => panic!("{other:?}"),
         }
     }
@@ -202,9 +206,13 @@ fn insert(ids: &[TaskId]) -> Op {
 }
 
 fn end(seq: i64) -> Op {
+    end_for(seq, true)
+}
+
+fn end_for(seq: i64, awaited: bool) -> Op {
     let next = Next::Succeeded { output: "{}".to_owned(), usage: None };
     let owner = Owner { instance: 1, serial: 1 };
-    Op::End(End { run: Run { seq, attempt: 1 }, owner, now_ms: 0, next })
+    Op::End(End { run: Run { seq, attempt: 1 }, owner, now_ms: 0, next, awaited })
 }
 
 fn claim(seq: i64) -> Op {
@@ -250,6 +258,19 @@ fn answers_come_in_the_order_of_their_ops() {
 }
 
 #[test]
+fn results_that_nobody_waits_for_hold_with_the_next_commit_that_does() {
+    let mut bench = Bench::new();
+    bench.writer.send(vec![end_for(1, false)]);
+    assert_kept(&bench.answers_that_hold(false)[0], 1);
+    bench.writer.send(vec![end_for(2, false), claim(3)]);
+    assert_kept(&bench.answers_that_hold(false)[0], 2);
+    bench.writer.send(vec![Op::Sync]);
+    assert!(matches!(bench.answers_that_hold(true)[..], [Answer::Synced]));
+    bench.writer.send(vec![end_for(4, false), insert(&[id_of(5)])]);
+    assert_kept(&bench.answers_that_hold(true)[0], 4);
+}
+
+#[test]
 fn on_a_full_disk_submissions_are_refused_and_results_are_kept() {
     let mut bench = Bench::new();
     bench.fill(Room::OneStep);
@@ -288,7 +309,7 @@ fn what_people_ask_is_refused_while_not_even_the_reserve_has_room() {
         Op::Prune { finished_before_ms: 0, limit: 1 },
     ]);
     assert!(matches!(bench.next(), Told::DiskFull(true)));
-    let answers = bench.answers();
+    let answers = bench.answers_that_hold(false);
     answers[..4].iter().for_each(assert_refused);
     // What time brings is looked at again later.
     for answer in &answers[4..6] {
@@ -316,7 +337,7 @@ fn it_recovers_by_itself_and_only_once_there_is_room_for_the_reserve() {
     // The store could write again, but the reserve could not be taken.
     bench.set_room(Room::Plenty);
     bench.writer.send(vec![insert(&[id_of(1)])]);
-    assert_refused(&bench.answers()[0]);
+    assert_refused(&bench.answers_that_hold(false)[0]);
     bench.make_room();
     assert!(matches!(bench.next(), Told::DiskFull(false)), "without being asked");
     let reserve = reserve_folder(bench.folder.path()).join("forq.reserve");

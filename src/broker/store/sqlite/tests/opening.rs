@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::{new_task, submit};
+use super::{DEFAULTS, new_task, submit};
 use crate::broker::store::schema::SCHEMA_VERSION;
 use crate::broker::store::sqlite::{Durability, Sqlite};
-use crate::broker::store::{Claim, Depth, End, Next, Owner, Refill, Store, StoreError, view};
+use crate::broker::store::{
+    Claim, Depth, End, Insert, Next, Owner, Refill, Store, StoreError, view,
+};
 use crate::protocol::control::ListFilter;
 use crate::task::{ErrorKind, State, TaskError, TaskId, TaskView, Usage};
 
@@ -126,6 +128,27 @@ fn a_database_is_checked_only_when_a_machine_may_have_gone_down() {
     open(&path, 3).expect("closed as it should be: not checked");
 }
 
+/// SQLite syncs nothing for a transaction that changes nothing.
+#[test]
+fn a_durable_commit_makes_those_before_it_hold_even_if_it_is_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("forq.db");
+    let log_bytes = || std::fs::metadata(folder.path().join("forq.db-wal")).unwrap().len();
+    let mut store = open(&path, 1).unwrap();
+    store.begin(false).unwrap();
+    let insert = Insert { tasks: vec![new_task("{}")], defaults: DEFAULTS, now_ms: 0 };
+    store.insert(&insert).unwrap().unwrap();
+    store.commit().unwrap();
+    let before = log_bytes();
+    store.begin(true).unwrap();
+    store.commit().unwrap();
+    let after = log_bytes();
+    assert!(after > before, "nothing was written, and so nothing was synced");
+    store.begin(true).unwrap();
+    store.commit().unwrap();
+    assert_eq!(log_bytes(), after, "once is enough");
+}
+
 #[test]
 fn a_new_file_comes_to_the_newest_schema() {
     let folder = tempfile::tempdir().unwrap();
@@ -192,7 +215,8 @@ fn run_one(store: &mut Sqlite, state: State) {
         State::Cancelled => Next::Cancelled { error: error(ErrorKind::Cancelled, "stop") },
         _ => return store.commit().unwrap(),
     };
-    store.end(&End { run: claimed.facts.run, owner, now_ms: 2500, next }).unwrap().unwrap();
+    let end = End { run: claimed.facts.run, owner, now_ms: 2500, next, awaited: true };
+    store.end(&end).unwrap().unwrap();
     store.commit().unwrap();
 }
 
@@ -248,7 +272,8 @@ fn the_work_of_version_1_goes_on(store: &mut Sqlite, tasks: &[TaskView]) {
     assert_eq!((claim.facts.id, claim.owner.instance), (id_of(State::Running), 1));
     store.begin(true).unwrap();
     let next = Next::Succeeded { output: "{}".to_owned(), usage: None };
-    let end = End { run: claim.facts.run, owner: claim.owner, now_ms: 9000, next };
+    let (run, owner) = (claim.facts.run, claim.owner);
+    let end = End { run, owner, now_ms: 9000, next, awaited: true };
     let moved = store.end(&end).unwrap().unwrap();
     store.commit().unwrap();
     assert!(moved.released.is_some());
