@@ -163,6 +163,7 @@ fn worker_main(boot: Boot, lifeline: std::os::fd::OwnedFd, slot: u32, serial: u6
         serial,
         generation: 1,
         concurrency: boot.config.workers.concurrency,
+        output_bytes_max: boot.config.queue.input_bytes_max,
     };
     // The listeners are the broker's.
     drop((boot.control, boot.worker));

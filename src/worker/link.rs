@@ -19,12 +19,17 @@ use crate::handler::Registry;
 use crate::instance::SocketPath;
 use crate::protocol::codec;
 use crate::protocol::frame::take_frame;
-use crate::protocol::link::{Hello, LINK_PROTOCOL, Start, ToBroker, ToWorker};
+use crate::protocol::link::{Hello, LINK_PROTOCOL, Start, TaskEvent, ToBroker, ToWorker};
 
 /// The pause between two tries to reach a broker; the first tries come faster.
 const RECONNECT_MAX: Duration = Duration::from_millis(200);
 /// The broker is trusted, and bounded by the inputs it accepts; this only catches nonsense.
 const FRAME_BYTES_MAX: usize = 1 << 30;
+/// What one message carries of events, if it is more than one: far under the least that a broker
+/// takes.
+const EVENTS_BYTES_MAX: usize = 256 * 1024;
+/// What an event takes besides its body, at most.
+const EVENT_OVERHEAD_BYTES: usize = 32;
 /// What is read at once.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -35,6 +40,7 @@ pub(super) struct Link {
     pub(super) serial: u64,
     pub(super) generation: u32,
     pub(super) concurrency: u32,
+    pub(super) output_bytes_max: u64,
     pub(super) registry: Rc<Registry>,
 }
 
@@ -131,8 +137,10 @@ impl Link {
         let started = state.held.borrow_mut().start(start.run, &state.wake);
         let Some((cancel, log)) = started else { return };
         let (registry, state) = (Rc::clone(&self.registry), Rc::clone(state));
+        let output_bytes_max = self.output_bytes_max;
         spawn_local(async move {
             let done = runner::run(registry, start, cancel, log).await;
+            let done = runner::within_limits(done, output_bytes_max);
             state.held.borrow_mut().finish(done);
             state.wake.changed.notify_one();
         });
@@ -170,8 +178,7 @@ impl Link {
     ) -> Result<(), codec::CodecError> {
         let mut held = state.held.borrow_mut();
         // Events first: a result must not overtake what led to it.
-        let events = held.take_events(&state.wake);
-        if !events.is_empty() {
+        for events in in_frames(held.take_events(&state.wake)) {
             codec::put(outgoing, &ToBroker::Events { events })?;
         }
         while let Some(done) = held.take_result() {
@@ -183,5 +190,50 @@ impl Link {
             codec::put(outgoing, &ToBroker::Credits { capacity })?;
         }
         Ok(())
+    }
+}
+
+/// Events in as many messages as it takes: all that wait at once may be too much for one.
+fn in_frames(events: Vec<TaskEvent>) -> Vec<Vec<TaskEvent>> {
+    let mut frames: Vec<Vec<TaskEvent>> = Vec::new();
+    let mut room = 0;
+    for event in events {
+        let bytes = event.body.bytes() + EVENT_OVERHEAD_BYTES;
+        match frames.last_mut().filter(|_| bytes <= room) {
+            Some(frame) => {
+                room -= bytes;
+                frame.push(event);
+            }
+            None => {
+                room = EVENTS_BYTES_MAX.saturating_sub(bytes);
+                frames.push(vec![event]);
+            }
+        }
+    }
+    frames
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::frame::FRAME_OVERHEAD_BYTES;
+    use crate::protocol::link::{EventBody, Run};
+
+    #[test]
+    fn many_events_take_many_frames_in_order() {
+        let event = |n: u64| {
+            let run = Run { seq: i64::MAX, attempt: u32::MAX };
+            let text = "x".repeat(if n % 1000 == 0 { 1 << 19 } else { 1 });
+            TaskEvent { run, n, body: EventBody::Text(text) }
+        };
+        let events: Vec<TaskEvent> = (1..50_000).map(event).collect();
+        let frames = in_frames(events.clone());
+        for frame in &frames {
+            let message = ToBroker::Events { events: frame.clone() };
+            let bytes = codec::encode(&message).unwrap().len();
+            assert!(bytes < FRAME_OVERHEAD_BYTES, "{bytes} bytes");
+        }
+        assert!(frames.len() < 200, "{} frames", frames.len());
+        assert_eq!(frames.concat(), events);
     }
 }

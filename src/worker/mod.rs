@@ -35,6 +35,8 @@ pub(crate) struct Start {
     pub(crate) generation: u32,
     /// Tasks at once.
     pub(crate) concurrency: u32,
+    /// The largest output that the broker takes.
+    pub(crate) output_bytes_max: u64,
 }
 
 /// Runs the worker to its end; 0 if it was told to end or has drained.
@@ -62,6 +64,7 @@ async fn serve(start: Start) -> i32 {
         serial: start.serial,
         generation: start.generation,
         concurrency: start.concurrency,
+        output_bytes_max: start.output_bytes_max,
         registry: Rc::new(start.registry),
     };
     // The loop turns: that is what ready means here. The broker may come later.

@@ -13,6 +13,9 @@ use crate::handler::{Context, EventSink, HandlerError, HandlerFuture, Output, Re
 use crate::protocol::link::{Done, Outcome, Start};
 use crate::task::ErrorKind;
 
+/// What is kept of an error's message, which is meant to be a sentence.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+
 /// Runs one attempt to its end.
 pub(super) async fn run(
     registry: Rc<Registry>,
@@ -40,6 +43,25 @@ pub(super) async fn run(
     };
     let run_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     Done { run, run_ms, outcome }
+}
+
+/// A result that its broker can take: what is too large for a frame would be sent in vain for ever.
+pub(super) fn within_limits(done: Done, output_bytes_max: u64) -> Done {
+    let outcome = match done.outcome {
+        Outcome::Succeeded { output, .. } if output.len() as u64 > output_bytes_max => {
+            let message = format!(
+                "the output has {} bytes, more than input_bytes_max = {output_bytes_max}",
+                output.len()
+            );
+            outcome_of(Err(HandlerError::fatal(message)))
+        }
+        Outcome::Failed { mut error, retry_after_ms } => {
+            error.message.truncate(error.message.floor_char_boundary(MESSAGE_BYTES_MAX));
+            Outcome::Failed { error, retry_after_ms }
+        }
+        other => other,
+    };
+    Done { outcome, ..done }
 }
 
 fn begin(
@@ -84,4 +106,28 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> HandlerError {
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
     HandlerError::retryable(format!("the handler panicked: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::link::Run;
+
+    fn limited(outcome: Outcome) -> Outcome {
+        let run = Run { seq: 1, attempt: 1 };
+        within_limits(Done { run, run_ms: 0, outcome }, 1000).outcome
+    }
+
+    #[test]
+    fn results_are_bounded() {
+        let output = |bytes| Outcome::Succeeded { output: "x".repeat(bytes), usage: None };
+        assert_eq!(limited(output(1000)), output(1000));
+        let Outcome::Failed { error, .. } = limited(output(1001)) else { panic!("it passed") };
+        assert_eq!(error.message, "the output has 1001 bytes, more than input_bytes_max = 1000");
+        assert!(!error.retryable);
+        let long = HandlerError::retryable("\u{e9}".repeat(MESSAGE_BYTES_MAX));
+        let Outcome::Failed { error, .. } = limited(outcome_of(Err(long))) else { unreachable!() };
+        assert_eq!(error.message.len(), MESSAGE_BYTES_MAX);
+        assert!(error.retryable);
+    }
 }
