@@ -22,11 +22,13 @@ const FILE_MODE: u32 = 0o600;
 
 /// Makes the folder, with its parents, if it is not there. The error is one sentence.
 pub(super) fn make_dir(dir: &Path) -> Result<(), String> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(DIR_MODE)
-        .create(dir)
-        .map_err(|error| format!("cannot make the state folder {}: {error}", dir.display()))
+    DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir).map_err(|error| {
+        format!(
+            "cannot make the state folder {}: {error}: name one that you may write with \
+                 --state-dir",
+            dir.display()
+        )
+    })
 }
 
 /// Takes the instance's lock, which the kernel gives back when the last holder is gone.
