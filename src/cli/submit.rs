@@ -61,7 +61,7 @@ pub(crate) fn run(args: SubmitArgs, globals: &Globals, out: &mut Out) -> Result<
 /// Submits one task; its id is that of an older one if they share a key.
 pub(crate) fn submit_one(client: &mut Client, task: NewTask) -> Result<TaskId, CliError> {
     input::check_size(&task.input, client.hello()).map_err(CliError::invalid)?;
-    let ids = submit_batch(client, vec![task])?;
+    let ids = submit_batch(client, vec![task])??;
     ids.first().copied().ok_or_else(|| CliError::internal("the daemon accepted a task without id"))
 }
 
@@ -100,12 +100,14 @@ pub(crate) fn submit_lines(
     }
     let mut ids = Vec::with_capacity(total);
     for batch in batches {
-        let tasks = batch.into_iter().map(|numbered| numbered.task).collect();
-        let accepted = submit_batch(client, tasks).map_err(|error| {
-            let accepted = ids.len();
-            let said = format!("{accepted} of {total} were accepted before it");
-            if accepted == 0 { error } else { error.hint(said) }
-        })?;
+        let tasks = batch.iter().map(|numbered| numbered.task.clone()).collect();
+        let accepted = submit_batch(client, tasks)
+            .and_then(|answer| answer.map_err(|refusal| about_line(refusal, &batch)))
+            .map_err(|error| {
+                let accepted = ids.len();
+                let said = format!("{accepted} of {total} were accepted before it");
+                if accepted == 0 { error } else { error.hint(said) }
+            })?;
         on_accepted(&accepted)?;
         ids.extend(accepted);
     }
@@ -157,12 +159,16 @@ fn about_line(refusal: Refusal, batch: &[Numbered]) -> CliError {
     }
 }
 
-fn submit_batch(client: &mut Client, tasks: Vec<NewTask>) -> Result<Vec<TaskId>, CliError> {
+fn submit_batch(
+    client: &mut Client,
+    tasks: Vec<NewTask>,
+) -> Result<Result<Vec<TaskId>, Refusal>, CliError> {
     let count = tasks.len();
     let request = Request::Submit { tasks, dry_run: false, room_for: 0, wait: false };
-    match client.call(&request)? {
-        Reply::Submitted { ids } if ids.len() == count => Ok(ids),
-        other => Err(unexpected(&other)),
+    match client.ask(&request)? {
+        Ok(Reply::Submitted { ids }) if ids.len() == count => Ok(Ok(ids)),
+        Ok(other) => Err(unexpected(&other)),
+        Err(refusal) => Ok(Err(refusal)),
     }
 }
 
