@@ -17,6 +17,7 @@ pub(crate) mod commands;
 pub(crate) mod daemon;
 pub(crate) mod processes;
 pub(crate) mod random;
+pub(crate) mod wire;
 
 use std::fmt::Debug;
 use std::process::{Command, Output};
