@@ -21,6 +21,10 @@ pub(crate) enum End {
     Broken(String),
 }
 
+fn gone() -> Told {
+    Told::Broken("the store's thread is gone".to_owned())
+}
+
 impl Core {
     /// Turns until told to end.
     pub(super) async fn run(
@@ -33,30 +37,40 @@ impl Core {
             let first = async {
                 tokio::select! {
                     biased;
-                    answer = told.recv() => (answer, None),
+                    answer = told.recv() => (Some(answer.unwrap_or_else(gone)), None),
                     input = inputs.recv() => (None, input),
                 }
             };
             let (mut answer, mut input) = timeout(sleep, first).await.unwrap_or((None, None));
-            for _ in 0..INPUTS_MAX {
-                match (answer.take(), input.take()) {
-                    (None, None) => break,
-                    (answered, entered) => {
-                        if let Some(Told::Broken(reason)) = answered {
-                            return End::Broken(reason);
-                        }
-                        answered.into_iter().for_each(|told| self.told(told));
-                        if let Some(Input::Terminate) = entered {
-                            return End::Terminated;
-                        }
-                        entered.into_iter().for_each(|input| self.enter(input));
-                    }
+            let mut inputs_left = INPUTS_MAX;
+            while answer.is_some() || input.is_some() {
+                if let Some(end) = self.take_in(answer.take(), input.take()) {
+                    return end;
                 }
-                answer = told.try_recv().ok();
-                input = inputs.try_recv().ok();
+                inputs_left -= 1;
+                // What is taken off a channel must be taken in: never look and leave.
+                if inputs_left > 0 {
+                    answer = told.try_recv().ok();
+                    input = inputs.try_recv().ok();
+                }
             }
             self.finish_turn();
         }
+    }
+
+    /// Takes in what there is; `Some` if it is the end.
+    fn take_in(&mut self, answer: Option<Told>, input: Option<Input>) -> Option<End> {
+        match answer {
+            Some(Told::Broken(reason)) => return Some(End::Broken(reason)),
+            Some(told) => self.told(told),
+            None => {}
+        }
+        match input {
+            Some(Input::Terminate) => return Some(End::Terminated),
+            Some(input) => self.enter(input),
+            None => {}
+        }
+        None
     }
 
     fn sleep(&self) -> std::time::Duration {

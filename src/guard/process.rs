@@ -129,6 +129,8 @@ fn start(command: &Command, stdin: Stdio) -> Result<Child, Report> {
         command.argv.split_first().ok_or(Report::NoStart(nix::libc::EINVAL))?;
     std::process::Command::new(program)
         .args(arguments)
+        // Meant for the daemon: a command that starts one of its own has nothing to do with it.
+        .env_remove(crate::master::PARENT_VARIABLE)
         .envs(&command.env)
         .stdin(stdin)
         .process_group(0)

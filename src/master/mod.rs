@@ -22,4 +22,4 @@ mod supervise;
 mod title;
 
 pub(crate) use fork::unblock_signals;
-pub(crate) use serve::{follow_parent, serve};
+pub(crate) use serve::{PARENT_VARIABLE, follow_parent, serve};

@@ -114,10 +114,10 @@ fn raise_descriptor_limit() {
 pub(crate) fn follow_parent() {
     let parent = std::env::var(PARENT_VARIABLE).ok().and_then(|pid| pid.parse::<i32>().ok());
     if let Some(parent) = parent {
-        let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGTERM);
+        let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGINT);
         if nix::unistd::getppid() != Pid::from_raw(parent) {
             // It is gone already.
-            let _ = nix::sys::signal::raise(Signal::SIGTERM);
+            let _ = nix::sys::signal::raise(Signal::SIGINT);
         }
     }
 }

@@ -223,7 +223,7 @@ mod tests {
     fn many_events_take_many_frames_in_order() {
         let event = |n: u64| {
             let run = Run { seq: i64::MAX, attempt: u32::MAX };
-            let text = "x".repeat(if n % 1000 == 0 { 1 << 19 } else { 1 });
+            let text = "x".repeat(if n.is_multiple_of(1000) { 1 << 19 } else { 1 });
             TaskEvent { run, n, body: EventBody::Text(text) }
         };
         let events: Vec<TaskEvent> = (1..50_000).map(event).collect();

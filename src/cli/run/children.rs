@@ -43,7 +43,7 @@ fn ourselves() -> Result<Command, CliError> {
         .map_err(|error| CliError::internal(format!("cannot find this program: {error}")))?;
     let mut command = Command::new(program);
     command
-        .env("FORQ_PARENT", std::process::id().to_string())
+        .env(crate::master::PARENT_VARIABLE, std::process::id().to_string())
         .stdin(Stdio::null())
         .process_group(0);
     Ok(command)
