@@ -36,6 +36,9 @@ fn a_task_is_told_whole() {
     let (created, started) = (time(&task, "/created_at"), time(&task, "/started_at"));
     let finished = time(&task, "/finished_at");
     assert!(created <= started && started <= finished, "{task}");
+    for field in ["/created_at", "/started_at", "/finished_at"] {
+        assert_eq!(text(&task, field).len(), "2030-01-31T08:00:00.000Z".len(), "{task}");
+    }
     let ms = |from: jiff::Timestamp, to| to - from.as_millisecond();
     assert_eq!(number(&task, "/wait_ms") as i64, ms(created, started.as_millisecond()));
     assert_eq!(number(&task, "/run_ms") as i64, ms(started, finished.as_millisecond()));

@@ -216,9 +216,10 @@ fn raw(text: Option<String>) -> Option<Box<RawValue>> {
     RawValue::from_string(text?).ok()
 }
 
-/// Milliseconds since 1970 as people write times.
+/// Milliseconds since 1970 as people write times; always of the same length, so that they sort as
+/// text, too.
 pub(crate) fn rfc3339(ms: i64) -> String {
-    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH).to_string()
+    format!("{:.3}", Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH))
 }
 
 /// How many tasks count against `max_queued`.
