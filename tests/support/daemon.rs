@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::processes::{self, Process};
-use super::{SOON, command, eventually, json_lines, pause, shown, text};
+use super::{SOON, command_of, eventually, json_lines, pause, shown, text};
 
 /// How much of a log a failed test shows, in bytes.
 const LOG_SHOWN_BYTES_MAX: usize = 16 << 10;
@@ -37,6 +37,7 @@ pub(crate) struct Pids {
 
 /// A daemon with a state folder of its own. It ends with this value.
 pub(crate) struct Daemon {
+    program: PathBuf,
     folder: TempDir,
     state_dir: PathBuf,
     serve_args: Vec<String>,
@@ -52,6 +53,15 @@ impl Daemon {
         daemon
     }
 
+    /// As [`Daemon::start`], with a user's own binary, which has kinds of its own.
+    #[track_caller]
+    pub(crate) fn start_program(program: &Path, config: &str) -> Self {
+        let mut daemon = Self::prepare("state", config);
+        daemon.program = program.to_owned();
+        daemon.start_again();
+        daemon
+    }
+
     /// A state folder at `below` a temporary one, with this configuration; nothing runs.
     pub(crate) fn prepare(below: &str, config: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -59,7 +69,8 @@ impl Daemon {
         let config_file = folder.path().join("forq.toml");
         std::fs::write(&config_file, config).expect("the configuration");
         let serve_args = vec!["--config".to_owned(), config_file.to_string_lossy().into_owned()];
-        Self { folder, state_dir, serve_args, child: None }
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_forq"));
+        Self { program, folder, state_dir, serve_args, child: None }
     }
 
     /// Starts `forq serve` on the state folder, and waits until it runs.
@@ -114,7 +125,7 @@ impl Daemon {
 
     /// The binary, on this instance.
     pub(crate) fn command(&self) -> Command {
-        let mut command = command();
+        let mut command = command_of(&self.program);
         command.env("FORQ_STATE_DIR", &self.state_dir);
         command
     }

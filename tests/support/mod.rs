@@ -15,11 +15,13 @@
 
 pub(crate) mod commands;
 pub(crate) mod daemon;
+pub(crate) mod model;
 pub(crate) mod processes;
 pub(crate) mod random;
 pub(crate) mod wire;
 
 use std::fmt::Debug;
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -31,7 +33,12 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// The binary under test, which sees nothing of the tester's own forq.
 pub(crate) fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_forq"));
+    command_of(Path::new(env!("CARGO_BIN_EXE_forq")))
+}
+
+/// As [`command`], for a user's own binary.
+pub(crate) fn command_of(program: &Path) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         let name_text = name.to_string_lossy();
         if name_text.starts_with("FORQ_") || name_text.starts_with("OPENAI_") {

@@ -1,0 +1,53 @@
+//! `forq sim-llm`, for as long as a test needs it.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+
+use super::command;
+
+/// A simulated model on a free port. It ends with this value.
+pub(crate) struct Model {
+    child: Child,
+    /// Where its API begins: `http://…/v1`.
+    pub(crate) url: String,
+}
+
+impl Model {
+    #[track_caller]
+    pub(crate) fn start(options: &[&str]) -> Self {
+        let mut child = command()
+            .args(["sim-llm", "--listen", "127.0.0.1:0"])
+            .args(options)
+            // Should the test itself be killed, the model follows it.
+            .env("FORQ_PARENT", std::process::id().to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("forq sim-llm starts");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("a pipe");
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        let url = line.trim_end().strip_prefix("listening on ").expect("its address").to_owned();
+        Self { child, url }
+    }
+
+    /// A configuration that has it as its only provider.
+    pub(crate) fn config(&self) -> String {
+        config(&self.url)
+    }
+}
+
+/// A configuration whose only provider is this server.
+pub(crate) fn config(url: &str) -> String {
+    format!(
+        "[providers.sim]\nbase_url = '{url}'\n[models.default]\nchain = ['sim/sim-1']\n\
+         [queue]\nretry_backoff = '50ms'\n"
+    )
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
