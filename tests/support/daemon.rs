@@ -73,6 +73,11 @@ impl Daemon {
         Self { program, folder, state_dir, serve_args, child: None }
     }
 
+    /// Puts the state folder of a daemon that is not up elsewhere.
+    pub(crate) fn set_state_dir(&mut self, state_dir: &Path) {
+        self.state_dir = state_dir.to_owned();
+    }
+
     /// Starts `forq serve` on the state folder, and waits until it runs.
     #[track_caller]
     pub(crate) fn start_again(&mut self) {
