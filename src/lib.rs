@@ -1,6 +1,8 @@
 //! forq runs LLM-agent work the way Gunicorn runs web requests.
 
 mod app;
+#[doc(hidden)]
+pub mod bench_support;
 pub mod cli;
 pub mod config;
 pub mod handler;

@@ -74,8 +74,19 @@ pub(super) fn transport(provider: &Provider, error: &reqwest::Error) -> HandlerE
         let what = format!("cannot be asked: {}; check its base_url", root_cause(provider, error));
         return failed(provider, &what, false);
     }
-    let what = if error.is_connect() { "could not be reached" } else { "broke off the answer" };
+    let what = if error.is_connect() {
+        format!("could not be reached{}", address(error).unwrap_or_default())
+    } else {
+        "broke off the answer".to_owned()
+    };
     failed(provider, &format!("{what}: {}", root_cause(provider, error)), true)
+}
+
+/// Where it was looked for. Of its address no more than that: the rest may hold a secret.
+fn address(error: &reqwest::Error) -> Option<String> {
+    let url = error.url()?;
+    let port = url.port_or_known_default()?;
+    Some(format!(" at {}:{port}", url.host_str()?))
 }
 
 /// There is no client to ask with: this machine has no certificates, say.
