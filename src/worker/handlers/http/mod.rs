@@ -111,6 +111,7 @@ fn target(method: &Method, url: &Url) -> String {
 /// An error and its causes in one line; the outermost alone says little.
 fn sentence(error: reqwest::Error) -> String {
     let error = error.without_url();
+    let is_connect = error.is_connect();
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -119,6 +120,10 @@ fn sentence(error: reqwest::Error) -> String {
             text = format!("{text}: {reason}");
         }
         cause = error.source();
+        // The layers that a connection goes through say nothing to who waits for it.
+        if is_connect && cause.is_none() {
+            return format!("could not be reached: {reason}");
+        }
     }
     text
 }
