@@ -175,9 +175,25 @@ pub fn parse_input<I: DeserializeOwned>(input: &RawValue) -> Result<I, String> {
         let path = error.path().to_string();
         let inner = error.into_inner().to_string();
         // serde_json's " at line 1 column 7" counts inside the input: no help to anybody.
-        let reason = inner.split(" at line ").next().unwrap_or(&inner).to_owned();
+        let reason = in_words(inner.split(" at line ").next().unwrap_or(&inner));
         if path == "." { format!("input: {reason}") } else { format!("input.{path}: {reason}") }
     })
+}
+
+/// What serde says of a wrong type, with JSON's names of types for Rust's.
+pub(crate) fn in_words(reason: &str) -> String {
+    let Some((found, expected)) = reason.rsplit_once(", expected ") else {
+        return reason.to_owned();
+    };
+    let expected = match expected {
+        "f32" | "f64" => "a number",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number of 0 or more",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        other => other,
+    };
+    format!("{found}, expected {expected}")
 }
 
 /// Writes an output as raw JSON.
@@ -209,8 +225,23 @@ mod tests {
         assert_eq!(error_of("{}"), "input: missing field `seconds`");
         assert_eq!(
             error_of(r#"{"seconds":"x"}"#),
-            "input.seconds: invalid type: string \"x\", expected f64"
+            "input.seconds: invalid type: string \"x\", expected a number"
         );
         assert!(error_of(r#"{"second":1}"#).contains("unknown field `second`"));
+    }
+
+    #[test]
+    fn types_have_the_names_that_json_gives_them() {
+        for (reason, words) in [
+            (
+                "invalid type: null, expected u32",
+                "invalid type: null, expected a whole number of 0 or more",
+            ),
+            ("invalid type: map, expected a sequence", "invalid type: map, expected a list"),
+            ("unknown field `a`, expected `b`", "unknown field `a`, expected `b`"),
+            ("missing field `a`", "missing field `a`"),
+        ] {
+            assert_eq!(in_words(reason), words);
+        }
     }
 }

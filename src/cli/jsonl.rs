@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 
 use super::args::{TaskOptions, outside};
 use super::{CliError, when};
+use crate::handler::in_words;
 use crate::task::{NewTask, TaskId, empty_object};
 
 /// A task, and the line that it stands on.
@@ -123,9 +124,10 @@ fn read_line(text: &str) -> Result<Line, String> {
         let error = error.into_inner();
         let whole = error.to_string();
         // serde_json counts lines inside this one.
-        let reason = whole.split(" at line ").next().unwrap_or(&whole);
+        let reason = in_words(whole.split(" at line ").next().unwrap_or(&whole));
         match path.as_str() {
-            "." => format!("{reason} (column {})", error.column()),
+            // "?": it broke off where no field is.
+            "." | "?" => format!("{reason} (column {})", error.column()),
             path => format!("{path}: {reason}"),
         }
     })?;
@@ -173,6 +175,11 @@ mod tests {
             ("{}", "line 1: missing field `kind` (column 2)"),
             ("[1]", "line 1: "),
             (r#"{"kind":7}"#, "line 1: kind: invalid type: integer `7`, expected a string"),
+            (r#"{"kind":"a""#, "line 1: EOF while parsing an object (column 11)"),
+            (
+                r#"{"kind":"a","priority":"x"}"#,
+                "line 1: priority: invalid type: string \"x\", expected a whole number",
+            ),
             (r#"{"kind":"a","priority":10}"#, "line 1: priority 10: must be 0 to 9"),
             (r#"{"kind":"a","priority":-1}"#, "line 1: priority -1: must be 0 to 9"),
             (r#"{"kind":"a","prioritty":1}"#, "unknown field `prioritty`"),
