@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::when;
+use crate::config;
 use crate::task::{NewTask, TaskId};
 
 #[derive(Debug, Args)]
@@ -51,7 +52,7 @@ pub(crate) struct TaskOptions {
     #[arg(long, value_name = "TIME", value_parser = when::duration_ms, allow_hyphen_values = true)]
     pub(crate) timeout: Option<u64>,
     /// Attempts before it fails
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) max_attempts: Option<u32>,
 }
 
@@ -74,8 +75,20 @@ impl TaskOptions {
     }
 }
 
-fn task_id(text: &str) -> Result<TaskId, String> {
+pub(crate) fn task_id(text: &str) -> Result<TaskId, String> {
     text.parse().map_err(|_| "not a task id: `forq list` shows them".to_owned())
+}
+
+pub(crate) fn at_least_one(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "must be a number from 1".into())
+}
+
+/// A queue that a task may name: a misspelt one would be steered in vain.
+pub(crate) fn queue_name(text: &str) -> Result<String, String> {
+    if config::is_queue_name(text) {
+        return Ok(text.to_owned());
+    }
+    Err("must be 1 to 64 letters, digits or any of _ . : -".to_owned())
 }
 
 fn priority(text: &str) -> Result<u8, String> {

@@ -59,7 +59,7 @@ fn after_retry(change: &Change) -> Result<String, CliError> {
         Some(state) if change.changed => Ok(state.to_string()),
         Some(state @ (State::Succeeded | State::Cancelled | State::Failed)) => {
             let reason = change.reason.as_deref().unwrap_or("only a failed task is put back");
-            let message = format!("task {} is {state}: {reason}", change.id);
+            let message = format!("task {} is in state {state}: {reason}", change.id);
             Err(CliError::new(Exit::Forbidden, message))
         }
         Some(state) => Ok(format!("already {state}")),

@@ -78,6 +78,9 @@ fn check(file: Option<PathBuf>, globals: &Globals, out: &mut Out) -> Result<(), 
         }
         Ok(loaded) => {
             warn(&loaded, out);
+            if !path.exists() {
+                out.note("hint: there is no such file: the defaults hold");
+            }
             out.line(format_args!("{}: ok", path.display()))
         }
         Err(errors) => {

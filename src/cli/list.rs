@@ -5,7 +5,7 @@ use comfy_table::Cell;
 
 use super::client::{Client, unexpected};
 use super::out::{Out, span, state_cell};
-use super::{CliError, Exit, Globals, status, when};
+use super::{CliError, Exit, Globals, args, status, when};
 use crate::protocol::control::{ListFilter, Reply, Request};
 use crate::task::{State, TaskId, TaskView};
 
@@ -28,11 +28,10 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Args)]
 pub(crate) struct Page {
     /// At most this many
-    #[arg(long, value_name = "N", default_value_t = 50,
-          value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = args::at_least_one)]
     limit: u32,
     /// Only older than this task: the next page
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = args::task_id)]
     after: Option<TaskId>,
 }
 

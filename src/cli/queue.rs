@@ -3,7 +3,8 @@
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
 
-use super::client::unexpected;
+use super::args::queue_name;
+use super::client::{Client, unexpected};
 use super::list::{self, Page};
 use super::out::Out;
 use super::{CliError, Exit, Globals};
@@ -15,7 +16,7 @@ pub(crate) struct QueueArgs {
     #[command(subcommand)]
     verb: QueueVerb,
     /// Only this queue [default: all]
-    #[arg(long, value_name = "NAME", global = true)]
+    #[arg(long, value_name = "NAME", global = true, value_parser = queue_name)]
     queue: Option<String>,
 }
 
@@ -48,6 +49,10 @@ pub(crate) fn run(args: QueueArgs, globals: &Globals, out: &mut Out) -> Result<u
         QueueVerb::Clear => (Request::QueueClear { queue }, format!("{which}: tasks cancelled")),
     };
     let is_clear = matches!(request, Request::QueueClear { .. });
+    let resumed = match &request {
+        Request::QueueResume { queue: Some(queue) } => Some(queue.clone()),
+        _ => None,
+    };
     match client.call(&request)? {
         Reply::Queues { queues } => print(&queues, out)?,
         Reply::Done { count } if out.json => out.value(&serde_json::json!({ "count": count }))?,
@@ -55,12 +60,29 @@ pub(crate) fn run(args: QueueArgs, globals: &Globals, out: &mut Out) -> Result<u
         Reply::Done { .. } => out.line(did)?,
         other => return Err(unexpected(&other)),
     }
+    if let Some(queue) = resumed
+        && is_paused(&mut client, queue)?
+    {
+        out.note("hint: all queues are paused: `forq queue resume` resumes them");
+    }
     Ok(Exit::Done as u8)
+}
+
+/// Whether a queue is paused: one that was just resumed still is, if all are.
+fn is_paused(client: &mut Client, queue: String) -> Result<bool, CliError> {
+    match client.call(&Request::QueueStatus { queue: Some(queue) })? {
+        Reply::Queues { queues } => Ok(queues.iter().any(|counts| counts.paused)),
+        other => Err(unexpected(&other)),
+    }
 }
 
 fn print(queues: &[QueueCounts], out: &mut Out) -> Result<(), CliError> {
     if out.json {
         return queues.iter().try_for_each(|counts| out.value(counts));
+    }
+    if queues.is_empty() {
+        out.note("nothing waits or runs in any queue");
+        return Ok(());
     }
     let header =
         ["QUEUE", "STATE", "QUEUED", "RUNNING", "SCHEDULED", "BLOCKED", "WEIGHT", "MAX RUNNING"];

@@ -83,7 +83,8 @@ pub(crate) fn verdict(task: &TaskView) -> Result<(), CliError> {
                 "`forq status {id}` tells of every attempt, `forq retry {id}` tries again"
             ))),
         State::Cancelled => {
-            Err(CliError::new(Exit::TaskFailed, format!("task {id} was cancelled{why}")))
+            let why = task.error.as_ref().map_or("cancelled", |error| &error.message);
+            Err(CliError::new(Exit::TaskFailed, format!("task {id} has no result: {why}")))
         }
         state => Err(CliError::new(Exit::TimedOut, format!("task {id} is {state}: no result yet"))
             .hint(format!("`forq result {id} --wait` waits for it"))),

@@ -39,7 +39,7 @@ fn pairs(task: &TaskView) -> Vec<(&'static str, String)> {
     add("lane", task.lane.clone());
     add("session", task.session.clone());
     add("key", task.key.clone());
-    add("attempt", Some(format!("{} of {}", task.attempt, task.max_attempts)));
+    add("attempt", Some(attempt(task)));
     add("created", Some(task.created_at.clone()));
     add("due", task.due_at.clone());
     add("started", task.started_at.clone());
@@ -57,6 +57,17 @@ fn pairs(task: &TaskView) -> Vec<(&'static str, String)> {
     add("output", task.output.as_ref().map(|output| output.get().to_owned()));
     add("error", task.error.as_ref().map(why));
     pairs
+}
+
+/// Starts so far, and how many failures there may be. There are more starts after `forq retry`,
+/// and after losses that are nobody's fault.
+fn attempt(task: &TaskView) -> String {
+    let (attempt, max_attempts) = (task.attempt, task.max_attempts);
+    if attempt <= max_attempts {
+        format!("{attempt} of {max_attempts}")
+    } else {
+        format!("{attempt} (max_attempts {max_attempts})")
+    }
 }
 
 /// The state, and what it waits for.
@@ -78,13 +89,19 @@ fn attempt_row(attempt: &Attempt) -> Vec<Cell> {
     ]
 }
 
-/// An error in one line: kind, sentence, evidence.
+/// An error in one line: kind, sentence, evidence, and nothing twice.
 fn why(error: &TaskError) -> String {
-    let evidence = error.cause.as_ref().map(evidence).unwrap_or_default();
-    format!("{}: {}{evidence}", word(&error.kind), error.message)
+    let evidence =
+        error.cause.as_ref().map(|cause| evidence(cause, &error.message)).unwrap_or_default();
+    let kind = word(&error.kind);
+    if error.message.starts_with(&kind) {
+        return format!("{}{evidence}", error.message);
+    }
+    format!("{kind}: {}{evidence}", error.message)
 }
 
-fn evidence(cause: &Cause) -> String {
+/// What the sentence does not say itself.
+fn evidence(cause: &Cause, sentence: &str) -> String {
     let parts: Vec<String> = [
         cause.reason.map(|reason| word(&reason)),
         cause.signal.clone(),
@@ -92,6 +109,7 @@ fn evidence(cause: &Cause) -> String {
     ]
     .into_iter()
     .flatten()
+    .filter(|part| !sentence.contains(part))
     .collect();
     if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
 }
@@ -133,5 +151,11 @@ mod tests {
         assert_eq!(why(&error), "worker_lost: the worker died (oom, SIGKILL)");
         error.cause = None;
         assert_eq!(why(&error), "worker_lost: the worker died");
+        error.message = "ended with exit code 3".to_owned();
+        error.cause = Some(Cause { exit_code: Some(3), ..Cause::default() });
+        assert_eq!(why(&error), "worker_lost: ended with exit code 3");
+        (error.kind, error.cause) = (ErrorKind::Cancelled, None);
+        error.message = "cancelled by request".to_owned();
+        assert_eq!(why(&error), "cancelled by request");
     }
 }

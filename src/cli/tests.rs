@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use super::fake::{Act, FakeDaemon, hello, task};
 use super::*;
 use crate::protocol::control::{
-    Change, Ended, EventPosition, FollowBody, FollowEvent, Hello, Refusal, RefusalKind, Reply,
-    Request,
+    Change, Ended, EventPosition, FollowBody, FollowEvent, Hello, QueueCounts, Refusal,
+    RefusalKind, Reply, Request,
 };
 use crate::task::{State, TaskId};
 
@@ -75,13 +75,15 @@ fn the_command_line_is_consistent() {
 #[test]
 fn bad_usage_is_refused_before_anything_is_asked() {
     let id = TaskId::new().to_string();
-    let table: [(&[&str], &str); 11] = [
+    let table: [(&[&str], &str); 13] = [
         (&["submit", "noop", "--priority", "10"], "priority 10: must be 0 to 9"),
         (&["submit", "noop", "--priority", "-1"], "priority -1: must be 0 to 9"),
         (&["submit", "noop", "--delay", "-5s"], "is negative"),
         (&["submit", "noop", "--timeout", "99999999h"], "ten years"),
         (&["submit", "noop", "--delay", "1s", "--at", "2030-01-01T00:00:00Z"], "cannot be used"),
-        (&["submit", "noop", "--max-attempts", "0"], "0 is not in"),
+        (&["submit", "noop", "--max-attempts", "0"], "must be a number from 1"),
+        (&["list", "--limit", "0"], "must be a number from 1"),
+        (&["queue", "pause", "--queue", "a b"], "1 to 64 letters"),
         (&["submit"], "required"),
         (&["submit", "noop", "--jsonl", "-"], "cannot be used"),
         (&["status", "nope"], "not a task id"),
@@ -354,6 +356,22 @@ fn cancel_tells_what_became_of_each_and_fails_for_an_unknown_one() {
     let told = run_with(&daemon, &["cancel", &ids[0].to_string(), &ids[1].to_string()]);
     assert_eq!((told.exit, told.data), (6, format!("{} cancelled\n", ids[1])));
     assert!(told.error.contains(&ids[0].to_string()));
+}
+
+#[test]
+fn resuming_one_queue_says_that_all_are_paused() {
+    for paused in [true, false] {
+        let daemon = FakeDaemon::new(move |_, request| {
+            let counts = QueueCounts { paused, ..QueueCounts::default() };
+            vec![Act::Reply(match request {
+                Request::QueueStatus { .. } => Reply::Queues { queues: vec![counts] },
+                _ => Reply::Done { count: 0 },
+            })]
+        });
+        let told = run_with(&daemon, &["queue", "resume", "--queue", "q"]);
+        assert_eq!(told.data, "queue q: resumed\n");
+        assert_eq!(told.notes.contains("all queues are paused"), paused);
+    }
 }
 
 #[test]

@@ -44,16 +44,14 @@ pub(crate) fn until_ended(
         out.flush()
     });
     match waited {
-        Err(error) if error.exit == Exit::TimedOut => Err(CliError::new(
-            Exit::TimedOut,
-            format!("timed out: {ended} of {} tasks have ended", ids.len()),
-        )),
+        Err(error) if error.exit == Exit::TimedOut => {
+            Err(CliError::new(Exit::TimedOut, format!("timed out: {ended} of {} ended", ids.len())))
+        }
         Err(error) => Err(error),
-        Ok(()) if bad > 0 => Err(CliError::new(
-            Exit::TaskFailed,
-            format!("{bad} of {} tasks did not succeed", ids.len()),
-        )
-        .hint("`forq status ID` says why")),
+        Ok(()) if bad > 0 => {
+            Err(CliError::new(Exit::TaskFailed, format!("{bad} of {} did not succeed", ids.len()))
+                .hint("`forq status ID` says why"))
+        }
         Ok(()) => Ok(Exit::Done as u8),
     }
 }
