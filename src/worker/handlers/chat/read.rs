@@ -16,8 +16,10 @@ use crate::openai::{ChatChunk, ErrorDetail};
 
 /// Longest event of a stream.
 const EVENT_BYTES_MAX: usize = 8 << 20;
-/// Longest wait for the usage after the answer's last word.
-const USAGE_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Longest wait for the usage after the answer's last word. A gateway under load takes seconds
+/// from one to the other, and without the usage the books are wrong; only a server that sends
+/// neither the usage nor an end is waited for in vain.
+const USAGE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for the end of a stream that said it is done; then the connection is not reused.
 const END_WAIT_MAX: Duration = Duration::from_millis(20);
 
