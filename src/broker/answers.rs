@@ -14,6 +14,9 @@ use super::{Core, now_ms};
 
 /// What to do with an answer, noted when its op was sent.
 pub(crate) enum Pending {
+    DryRun {
+        to: ReplyTo,
+    },
     Insert {
         to: ReplyTo,
         wait: bool,
@@ -81,6 +84,13 @@ impl Core {
                     Err(refusal) => to.refuse(refusal),
                 }
             }
+            (Pending::DryRun { to }, Answer::Inserted(result)) => match result {
+                Ok(accepted) => {
+                    let ids = accepted.iter().map(|one| one.id).collect();
+                    to.send(&Reply::Submitted { ids });
+                }
+                Err(refusal) => to.refuse(refusal),
+            },
             (Pending::Claim { serial, ready }, Answer::Claimed(result)) => match result {
                 Ok(Some(claimed)) => self.claimed(serial, claimed),
                 Ok(None) => self.claim_failed(serial, &ready, false),

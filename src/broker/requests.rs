@@ -72,18 +72,19 @@ impl Core {
                 return to.refuse(Refusal { index: Some(index), ..refusal });
             }
         }
-        if let Some(room_for) = dry_run {
-            return self.document_room(to, room_for, tasks);
-        }
         let queue = &self.config.queue;
         let defaults = Defaults {
             max_attempts: queue.max_attempts,
             timeout_ms: u64::try_from(queue.task_timeout.as_millis()).unwrap_or(u64::MAX),
             max_queued: queue.max_queued.into(),
         };
-        let insert = Insert { tasks, defaults, now_ms: now_ms() };
-        self.inserts_pending += 1;
-        self.store(Op::Insert(insert), Pending::Insert { to, wait });
+        let insert = Insert { tasks, defaults, now_ms: now_ms(), dry_run };
+        if dry_run.is_some() {
+            self.store(Op::Insert(insert), Pending::DryRun { to });
+        } else {
+            self.inserts_pending += 1;
+            self.store(Op::Insert(insert), Pending::Insert { to, wait });
+        }
     }
 
     /// Whether a task can be accepted as it stands; one sentence if not.
@@ -122,26 +123,6 @@ impl Core {
             }
         }
         self.registry.check(&task.kind, &task.input)
-    }
-
-    /// The answer of a dry run: there is room, or there is not.
-    fn document_room(&mut self, to: ReplyTo, room_for: u64, tasks: Vec<NewTask>) {
-        let ids: Vec<TaskId> = tasks.iter().map(|task| task.id).collect();
-        let max_queued = u64::from(self.config.queue.max_queued);
-        let reader = self.reader.clone();
-        spawn_local(async move {
-            match reader.ask(view::waiting).await {
-                Ok(waiting) if waiting + room_for > max_queued => {
-                    let message = format!(
-                        "the queue is full: {waiting} tasks wait and {room_for} more would pass \
-                         max_queued = {max_queued}; try again later"
-                    );
-                    to.refuse(Refusal::new(RefusalKind::Unavailable, message));
-                }
-                Ok(_) => to.send(&Reply::Submitted { ids }),
-                Err(refusal) => to.refuse(refusal),
-            }
-        });
     }
 
     fn status(&self, to: ReplyTo, id: TaskId) {

@@ -1,5 +1,7 @@
 //! `forq submit`: one task, or a file of them.
 
+use std::collections::BTreeMap;
+
 use std::path::PathBuf;
 
 use clap::Args;
@@ -94,6 +96,7 @@ pub(crate) fn submit_lines(
         input::check_size(&numbered.task.input, client.hello())
             .map_err(|reason| jsonl::bad_line(numbered.line, reason))?;
     }
+    one_content_a_key(&tasks)?;
     let (total, batches) = (tasks.len(), batches(tasks));
     for batch in &batches {
         dry_run(client, batch, total as u64)?;
@@ -112,6 +115,21 @@ pub(crate) fn submit_lines(
         ids.extend(accepted);
     }
     Ok(ids)
+}
+
+/// Within a file, too, one key means one task. What is stored already is the daemon's to compare.
+fn one_content_a_key(tasks: &[Numbered]) -> Result<(), CliError> {
+    let mut seen = BTreeMap::new();
+    for numbered in tasks {
+        let Some(key) = &numbered.task.key else { continue };
+        let content = (&numbered.task.kind, numbered.task.input.get());
+        let (line, first) = *seen.entry(key).or_insert((numbered.line, content));
+        if first != content {
+            let reason = format!("the key '{key}' belongs to line {line}, which has other content");
+            return Err(jsonl::bad_line(numbered.line, reason));
+        }
+    }
+    Ok(())
 }
 
 /// Cuts a file into requests.

@@ -329,7 +329,7 @@ pub struct QueueCounts {
 }
 
 /// Why a request was refused.
-#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
     /// Decides the exit code.

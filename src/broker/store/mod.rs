@@ -109,6 +109,8 @@ pub(crate) struct Insert {
     pub(crate) tasks: Vec<NewTask>,
     pub(crate) defaults: Defaults,
     pub(crate) now_ms: i64,
+    /// Only say whether they would be accepted, as some of this many.
+    pub(crate) dry_run: Option<u64>,
 }
 
 /// What a task gets that does not say otherwise, and what bounds them all.

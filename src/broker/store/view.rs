@@ -221,14 +221,3 @@ fn raw(text: Option<String>) -> Option<Box<RawValue>> {
 pub(crate) fn rfc3339(ms: i64) -> String {
     format!("{:.3}", Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH))
 }
-
-/// How many tasks count against `max_queued`.
-pub(crate) fn waiting(db: &Connection) -> rusqlite::Result<u64> {
-    db.query_row(
-        "SELECT (SELECT count(*) FROM tasks WHERE state = 0)
-              + (SELECT count(*) FROM tasks WHERE state = 2)
-              + (SELECT count(*) FROM tasks WHERE lane IS NOT NULL AND state < 4 AND state = 3)",
-        [],
-        |row| row.get::<_, i64>(0).map(i64::unsigned_abs),
-    )
-}

@@ -23,27 +23,40 @@ impl Sqlite {
         insert: &Insert,
     ) -> Result<Result<Vec<Accepted>, Refusal>, StoreError> {
         let waiting: u64 = self.depth.queues.values().map(|counts| counts.waiting()).sum();
-        let full = waiting + insert.tasks.len() as u64 > insert.defaults.max_queued;
+        let wanted = insert.dry_run.unwrap_or(insert.tasks.len() as u64);
+        let full = waiting + wanted > insert.defaults.max_queued;
         // A resent submission takes no room: it was accepted before.
-        if full && waiting + self.unknown_ids(&insert.tasks)? > insert.defaults.max_queued {
-            return Ok(Err(queue_full(waiting, insert)));
+        if full
+            && (insert.dry_run.is_some()
+                || waiting + self.unknown_ids(&insert.tasks)? > insert.defaults.max_queued)
+        {
+            return Ok(Err(queue_full(waiting, wanted, insert.defaults.max_queued)));
         }
         self.db.prepare_cached("SAVEPOINT submission")?.execute([])?;
-        let depth_before = (insert.tasks.len() > 1).then(|| self.depth.clone());
+        let may_undo = insert.tasks.len() > 1 || insert.dry_run.is_some();
+        let depth_before = may_undo.then(|| self.depth.clone());
+        let inserted = self.insert_each(insert)?;
+        if inserted.is_err() || insert.dry_run.is_some() {
+            self.db.execute_batch("ROLLBACK TO submission")?;
+            if let Some(depth) = depth_before {
+                self.depth = depth;
+            }
+        }
+        self.db.prepare_cached("RELEASE submission")?.execute([])?;
+        Ok(inserted)
+    }
+
+    fn insert_each(
+        &mut self,
+        insert: &Insert,
+    ) -> Result<Result<Vec<Accepted>, Refusal>, StoreError> {
         let mut accepted = Vec::with_capacity(insert.tasks.len());
         for (index, task) in insert.tasks.iter().enumerate() {
             match self.insert_one(task, &insert.defaults, insert.now_ms)? {
                 Ok(one) => accepted.push(one),
-                Err(refusal) => {
-                    self.db.execute_batch("ROLLBACK TO submission; RELEASE submission")?;
-                    if let Some(depth) = depth_before {
-                        self.depth = depth;
-                    }
-                    return Ok(Err(Refusal { index: Some(index), ..refusal }));
-                }
+                Err(refusal) => return Ok(Err(Refusal { index: Some(index), ..refusal })),
             }
         }
-        self.db.prepare_cached("RELEASE submission")?.execute([])?;
         Ok(Ok(accepted))
     }
 
@@ -200,14 +213,12 @@ fn same_json(a: &str, b: &str) -> bool {
     a == b || (value(a).is_some() && value(a) == value(b))
 }
 
-fn queue_full(waiting: u64, insert: &Insert) -> Refusal {
+fn queue_full(waiting: u64, wanted: u64, max_queued: u64) -> Refusal {
     Refusal::new(
         RefusalKind::Unavailable,
         format!(
-            "the queue is full: {waiting} tasks wait and {} more would pass max_queued = {}; \
-             try again later",
-            insert.tasks.len(),
-            insert.defaults.max_queued
+            "the queue is full: {waiting} tasks wait and {wanted} more would pass \
+             max_queued = {max_queued}; try again later"
         ),
     )
 }

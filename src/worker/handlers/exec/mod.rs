@@ -65,7 +65,13 @@ async fn attempt(
         Ok(parts) => parts,
         Err(error) => return Err(refusal(error, &command, "")),
     };
-    let ended = async { Ok(ending.wait().await) };
+    let ended = async {
+        match ending.wait().await {
+            // What a killed guard left behind may hold the pipes for ever.
+            Err(error @ GuardError::Guard) => Err(refusal(error, &command, "")),
+            ended => Ok(ended),
+        }
+    };
     // Too much stdout ends all three at once, and with them the command.
     let (stdout, stderr, ended) =
         tokio::try_join!(read_stdout(stdout, context), read_tail(stderr), ended)?;

@@ -259,11 +259,19 @@ async fn death_of_the_guard_ends_the_command() {
     tokio::pin!(future);
     drive(&mut future, "the command", || !marked(&mark).is_empty()).await;
     let command = *marked(&mark).first().unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(parent(command)), Signal::SIGKILL).unwrap();
+    let guard = parent(command);
+    // Asleep, it has said which command is its own.
+    drive(&mut future, "the guard's sleep", || is_asleep(guard)).await;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(guard), Signal::SIGKILL).unwrap();
     let error = future.await.unwrap_err();
     assert_eq!(error.message, "the guard of the command ended before it");
     assert!(error.retryable);
     until("nothing left", || marked(&mark).is_empty()).await;
+}
+
+fn is_asleep(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
+    stat.unwrap().rsplit(')').next().unwrap().trim_start().starts_with('S')
 }
 
 fn parent(pid: i32) -> i32 {

@@ -1,5 +1,6 @@
 //! The store against a plain model, and what it does with files that it cannot trust.
 
+mod dry_run;
 mod histories;
 mod model;
 mod opening;
@@ -21,7 +22,7 @@ fn new_task(input: &str) -> NewTask {
 
 /// Submits in a transaction of its own.
 fn submit(store: &mut Sqlite, tasks: Vec<NewTask>, now_ms: i64) -> Result<Vec<TaskId>, Refusal> {
-    let insert = Insert { tasks, defaults: DEFAULTS, now_ms };
+    let insert = Insert { tasks, defaults: DEFAULTS, now_ms, dry_run: None };
     store.begin(true).unwrap();
     let inserted = store.insert(&insert).unwrap();
     store.commit().unwrap();

@@ -136,7 +136,8 @@ fn a_durable_commit_makes_those_before_it_hold_even_if_it_is_empty() {
     let log_bytes = || std::fs::metadata(folder.path().join("forq.db-wal")).unwrap().len();
     let mut store = open(&path, 1).unwrap();
     store.begin(false).unwrap();
-    let insert = Insert { tasks: vec![new_task("{}")], defaults: DEFAULTS, now_ms: 0 };
+    let insert =
+        Insert { tasks: vec![new_task("{}")], defaults: DEFAULTS, now_ms: 0, dry_run: None };
     store.insert(&insert).unwrap().unwrap();
     store.commit().unwrap();
     let before = log_bytes();
