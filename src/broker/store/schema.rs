@@ -1,5 +1,9 @@
 //! The database's shape, its migrations, and what is refused at the door.
 
+use std::fs::OpenOptions;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
 use rusqlite::{Connection, OptionalExtension};
 
 use super::StoreError;
@@ -12,7 +16,9 @@ pub(crate) const SCHEMA_VERSION: i64 = 1;
 pub(crate) const INLINE_INPUT_BYTES_MAX: usize = 2048;
 
 /// How many unread pages the log may have before they are copied into the database.
-const CHECKPOINT_PAGES: u32 = 4000;
+const CHECKPOINT_PAGES: u32 = 2000;
+/// The log's size at which that happens: pages of 4 KiB with a header of 24 bytes each.
+const LOG_BYTES: u64 = 32 + CHECKPOINT_PAGES as u64 * (4096 + 24);
 
 /// Each migration brings the version before it to its own; the first makes everything.
 const MIGRATIONS: [&str; SCHEMA_VERSION as usize] = [r"
@@ -105,6 +111,23 @@ pub(crate) fn prepare(db: &mut Connection, path: &str, instance: i64) -> Result<
 
 fn has_tables(db: &Connection) -> rusqlite::Result<bool> {
     db.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))
+}
+
+/// Brings the write-ahead log to its full size before the first commit. A commit that grows the
+/// file makes the file system commit its own journal, too: that takes twice as long as one that
+/// overwrites (0.29 against 0.15 ms where it was measured). SQLite stops reading a log at the first frame that is
+/// not its own, so zeros at its end say nothing. Without room for it, commits are only slower.
+pub(crate) fn presize_log(database: &Path) {
+    let mut log = database.as_os_str().to_owned();
+    log.push("-wal");
+    let presized = OpenOptions::new().write(true).open(&log).and_then(|mut file| {
+        let size = file.seek(SeekFrom::End(0))?;
+        std::io::copy(&mut std::io::repeat(0).take(LOG_BYTES.saturating_sub(size)), &mut file)?;
+        file.sync_all()
+    });
+    if let Err(error) = presized {
+        tracing::debug!("the log stays at its size: {error}");
+    }
 }
 
 /// Whether the last user of the database was another start of the instance, and did not close it:

@@ -81,6 +81,7 @@ impl Sqlite {
         db.busy_timeout(Duration::from_secs(5))?;
         db.set_prepared_statement_cache_capacity(64);
         schema::prepare(&mut db, &path.display().to_string(), instance)?;
+        schema::presize_log(path);
         let now_us = now_us();
         let last = |column: &str| -> rusqlite::Result<i64> {
             db.query_row(&format!("SELECT max({column}) FROM tasks"), [], |row| {
