@@ -286,3 +286,17 @@ fn a_tenant_with_many_tasks_delays_another_by_its_share_only() {
         (number(&daemon.json(&["info"]), "/queue/queued") == 0).then_some(())
     });
 }
+
+/// More messages in one turn of the broker's loop than it takes in at once: a turn that was full
+/// used to drop its last two, and a task here and there never ended.
+#[test]
+fn thousands_of_tasks_at_once_all_end() {
+    let daemon = Daemon::start("[workers]\nconcurrency = 10000\n");
+    let count = "8000";
+    let bench = ["--json", "bench", "sleep", "--seconds", "0.5", "--count", count];
+    let mut child = daemon.background(&bench);
+    let status = support::daemon::eventually_ended(&mut child, support::SOON * 3);
+    assert!(status.is_some_and(|status| status.success()), "{}", daemon.ok(&["stats"]));
+    assert_eq!(daemon.json(&["stats"])["succeeded"], 8000);
+    assert_eq!(daemon.json(&["stats"])["running"], 0);
+}
