@@ -21,8 +21,8 @@ fn a_chat_streams_its_text_and_counts_its_tokens() {
     let model = Model::start(&["--first-token-ms", "20", "--tokens-per-second", "200"]);
     let daemon = Daemon::start(&model.config());
     let prompt = "Forks are cheap. Threads are not. Sockets carry tasks to workers.";
-    let id = daemon.submit("chat", &json!({ "prompt": prompt, "system": "Be brief." }), &[]);
-    let events = daemon.json_lines(&["follow", &id]);
+    let input = json!({ "prompt": prompt, "system": "Be brief." });
+    let (id, events) = daemon.run_followed("chat", &input);
     let pieces = texts(&events);
     assert!(pieces.len() > 1, "one piece only: {events:?}");
     let task = daemon.task(&id);
@@ -193,8 +193,7 @@ fn a_command_reads_8_mib_and_tells_what_it_prints() {
         "argv": ["sh", "-c", script], "stdin": {"a": [1, 2]}, "env": {"NAME": "forq"},
         "cwd": folder,
     });
-    let id = daemon.submit("exec", &input, &[]);
-    let events = daemon.json_lines(&["follow", &id]);
+    let (id, events) = daemon.run_followed("exec", &input);
     let data: Vec<&Value> = events.iter().filter(|event| event["type"] == "data").collect();
     assert!(data.iter().any(|event| event["data"] == json!({ "step": 1 })), "{events:?}");
     assert!(texts(&events).concat().starts_with("plain\n"));

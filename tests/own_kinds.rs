@@ -29,8 +29,7 @@ fn a_folder_is_summed_up_and_each_file_is_told() {
     fs::create_dir_all(folder.join("below")).unwrap();
     fs::write(folder.join("a"), "first").unwrap();
     fs::write(folder.join("below/b"), vec![7; 200_000]).unwrap();
-    let id = daemon.submit("checksum", &json!({ "path": folder }), &[]);
-    let events = daemon.json_lines(&["follow", &id]);
+    let (id, events) = daemon.run_followed("checksum", &json!({ "path": folder }));
     let told: Vec<String> = events
         .iter()
         .filter(|event| event["type"] == "data")

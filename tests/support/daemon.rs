@@ -1,6 +1,7 @@
 //! The daemon under test.
 
 use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -202,6 +203,22 @@ impl Daemon {
         let output = self.forq_with(&["submit", "--jsonl", "-"], &jsonl(tasks));
         assert!(output.status.success(), "{}", shown(&output));
         String::from_utf8(output.stdout).expect("ids").lines().map(str::to_owned).collect()
+    }
+
+    /// Runs a task under the eyes of somebody who follows it from before its start; gives its id and
+    /// every event.
+    #[track_caller]
+    pub(crate) fn run_followed(&self, kind: &str, input: &Value) -> (String, Vec<Value>) {
+        self.ok(&["queue", "pause"]);
+        let id = self.submit(kind, input, &[]);
+        let mut follower = self.background(&["follow", &id, "--json"]);
+        let mut stdout = BufReader::new(follower.stdout.take().expect("a pipe"));
+        let mut events = String::new();
+        stdout.read_line(&mut events).expect("that it waits");
+        self.ok(&["queue", "resume"]);
+        stdout.read_to_string(&mut events).expect("all events");
+        assert!(follower.wait().expect("a child").success(), "{events}");
+        (id, json_lines(events.as_bytes()))
     }
 
     /// A task as it is now.

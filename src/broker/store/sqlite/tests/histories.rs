@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::model::{Inserted, Model};
+use super::model::{Inserted, Model, Retry};
 use super::{DEFAULTS, new_task};
 use crate::broker::store::sqlite::{Durability, Sqlite};
 use crate::broker::store::{
@@ -241,7 +241,7 @@ impl Both {
         for (accepted, expected) in accepted.iter().zip(expected) {
             match expected {
                 Inserted::New(state) => assert_eq!(accepted.state, state),
-                Inserted::Same(ids) => assert!(ids.contains(&accepted.id)),
+                Inserted::Same(id) => assert_eq!(accepted.id, id),
                 Inserted::Refused => panic!("{accepted:?} should have been refused"),
             }
             self.tell_ready(accepted.ready.as_ref());
@@ -318,8 +318,9 @@ impl Both {
         let expected = self.model.retry(id);
         match (self.store.retry(id, self.now_ms).unwrap(), expected) {
             (None, None) => {}
-            (Some(Retried::Not(state)), Some(Err(before))) => assert_eq!(state, before),
-            (Some(Retried::Back(moved)), Some(Ok(state))) => {
+            (Some(Retried::Not(state)), Some(Retry::Not(before))) => assert_eq!(state, before),
+            (Some(Retried::KeyTaken(heir)), Some(Retry::KeyTaken(id))) => assert_eq!(heir, id),
+            (Some(Retried::Back(moved)), Some(Retry::Back(state))) => {
                 assert_eq!(moved.state, state);
                 self.tell_moved(&moved);
             }
@@ -362,6 +363,7 @@ impl Both {
         self.states = states;
         self.compare_order();
         self.compare_lanes();
+        self.compare_keys();
         self.nothing_is_forgotten();
     }
 
@@ -400,6 +402,15 @@ impl Both {
             let heads = live().filter(|task| task.state != State::Blocked).count();
             assert!(heads <= 1, "{lane} has {heads} heads");
             assert!(heads == 1 || live().count() == 0, "{lane} has nobody at its head");
+        }
+    }
+
+    /// No key stands for two tasks.
+    fn compare_keys(&self) {
+        let mut taken = BTreeSet::new();
+        let gone = |state: State| matches!(state, State::Failed | State::Cancelled);
+        for task in self.model.tasks.iter().filter(|task| !gone(task.state)) {
+            assert!(task.key.as_ref().is_none_or(|key| taken.insert(key)), "{task:?}");
         }
     }
 

@@ -32,6 +32,11 @@ impl Task {
         matches!(self.state, State::Queued | State::Scheduled | State::Blocked)
     }
 
+    /// Whether its key stands for it.
+    fn owns_its_key(&self) -> bool {
+        !matches!(self.state, State::Failed | State::Cancelled)
+    }
+
     pub(super) fn run(&self) -> Option<Run> {
         Some(Run { seq: self.seq?, attempt: self.attempt })
     }
@@ -48,9 +53,19 @@ pub(super) struct Model {
 #[derive(Debug, PartialEq)]
 pub(super) enum Inserted {
     New(State),
-    /// It is one of these.
-    Same(Vec<TaskId>),
+    /// It is this one.
+    Same(TaskId),
     Refused,
+}
+
+/// What came of a retry.
+#[derive(Debug, PartialEq)]
+pub(super) enum Retry {
+    Back(State),
+    /// Nothing is put back from this state.
+    Not(State),
+    /// This task has its key by now.
+    KeyTaken(TaskId),
 }
 
 impl Model {
@@ -64,19 +79,11 @@ impl Model {
     }
 
     pub(super) fn insert(&mut self, new: &NewTask, now_ms: i64) -> Inserted {
-        let owns_key =
-            |t: &&Task| t.key == new.key && !matches!(t.state, State::Failed | State::Cancelled);
-        let mut known: Vec<&Task> = match &new.key {
-            Some(_) => self.tasks.iter().filter(owns_key).collect(),
-            None => Vec::new(),
-        };
-        if known.is_empty() {
-            known = self.tasks.iter().filter(|t| t.id == new.id).collect();
-        }
-        if !known.is_empty() {
-            let same = |t: &&&Task| t.input == new.input.get() && t.lane == new.lane;
-            let same: Vec<TaskId> = known.iter().filter(same).map(|t| t.id).collect();
-            return if same.is_empty() { Inserted::Refused } else { Inserted::Same(same) };
+        let owner = |t: &&Task| new.key.is_some() && t.key == new.key && t.owns_its_key();
+        let by_key = self.tasks.iter().find(owner);
+        if let Some(known) = by_key.or_else(|| self.tasks.iter().find(|t| t.id == new.id)) {
+            let same = known.input == new.input.get() && known.lane == new.lane;
+            return if same { Inserted::Same(known.id) } else { Inserted::Refused };
         }
         let state = if self.lane_is_busy(&new.lane) {
             State::Blocked
@@ -183,11 +190,15 @@ impl Model {
         count
     }
 
-    /// The state after it, or `Err` with the one that nothing is put back from.
-    pub(super) fn retry(&mut self, id: TaskId) -> Option<Result<State, State>> {
+    pub(super) fn retry(&mut self, id: TaskId) -> Option<Retry> {
         let index = self.tasks.iter().position(|t| t.id == id)?;
         if self.tasks[index].state != State::Failed {
-            return Some(Err(self.tasks[index].state));
+            return Some(Retry::Not(self.tasks[index].state));
+        }
+        let key = &self.tasks[index].key;
+        let heir = self.tasks.iter().find(|t| key.is_some() && t.key == *key && t.owns_its_key());
+        if let Some(heir) = heir {
+            return Some(Retry::KeyTaken(heir.id));
         }
         let busy = self.lane_is_busy(&self.tasks[index].lane);
         let place = self.next_place();
@@ -195,7 +206,7 @@ impl Model {
         task.state = if busy { State::Blocked } else { State::Queued };
         task.place = place;
         (task.due_at_ms, task.expires_at_ms, task.finished_at_ms) = (None, None, None);
-        Some(Ok(task.state))
+        Some(Retry::Back(task.state))
     }
 
     pub(super) fn promote(&mut self, now_ms: i64) -> usize {
