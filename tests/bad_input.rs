@@ -79,7 +79,7 @@ fn a_submission_that_is_wrong_is_refused_by_name() {
         (&["noop", "--queue", "a b"], &["queue 'a b': must be 1 to 64 letters"]),
         (&["noop", "--lane", ""], &["lane: must have 1 to 256 bytes"]),
         (&["noop", "--lane", "a", "--session", "b"], &["--lane", "--session"]),
-        (&["noop", "--max-attempts", "0"], &["--max-attempts", "0 is not in 1"]),
+        (&["noop", "--max-attempts", "0"], &["--max-attempts", "must be a number from 1"]),
         (&["noop", "--no-such-option"], &["unexpected argument '--no-such-option'"]),
         (&[], &["<KIND>"]),
     ];

@@ -13,8 +13,8 @@ use std::process::Command;
 use support::daemon::eventually_ended;
 use support::{Daemon, SOON, eventually, json, shown, text};
 
-/// Room for the database, its log, and the reserve twice.
-const DISK_MIB: u32 = 24;
+/// Room for the database, its log (8 MiB from the start), and the reserve twice.
+const DISK_MIB: u32 = 48;
 /// What the reserve holds back.
 const RESERVE_BYTES: u64 = 8 << 20;
 
