@@ -212,8 +212,8 @@ fn results_outlast_a_disk_without_any_room_at_all() {
     wait_for_lines(&daemon.file("done"), 8);
 }
 
+/// Results that wait for room are in nobody's way.
 #[test]
-#[ignore = "known: the store's thread waits for room under a result, and answers nobody meanwhile"]
 fn results_without_room_hold_up_nobody() {
     if in_own_name_space("results_without_room_hold_up_nobody") {
         return;

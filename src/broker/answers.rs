@@ -1,78 +1,21 @@
 //! What the store answers, and what follows from it.
 
 use crate::protocol::control::{Change, Refusal, Reply};
-use crate::protocol::link::{Run, ToWorker};
+use crate::protocol::link::ToWorker;
 use crate::task::{State, TaskId};
 
 use super::clients::ReplyTo;
-use super::queue::Need;
+use super::pending::Pending;
 use super::requests::Changes;
 use super::runs::RunState;
 use super::store::writer::{Answer, Op};
-use super::store::{self, Accepted, Due, Moved, Ready};
+use super::store::{self, Accepted, Due, Moved};
 use super::{Core, now_ms};
 
-/// What to do with an answer, noted when its op was sent.
-pub(crate) enum Pending {
-    DryRun {
-        to: ReplyTo,
-    },
-    Insert {
-        to: ReplyTo,
-        wait: bool,
-    },
-    Claim {
-        serial: u64,
-        ready: Ready,
-    },
-    End {
-        run: Run,
-        serial: u64,
-    },
-    Cancel {
-        id: TaskId,
-        changes: Changes,
-    },
-    Retry {
-        id: TaskId,
-        changes: Changes,
-    },
-    Clear {
-        to: ReplyTo,
-        queue: Option<String>,
-        cleared: u64,
-    },
-    Promote,
-    Expire,
-    Prune,
-    Refill(Need),
-    Pause {
-        to: ReplyTo,
-        queue: Option<String>,
-        paused: bool,
-    },
-    ExitSeen {
-        serial: u64,
-    },
-    /// The clock asked for it.
-    Sync,
-    /// A read that must not tell what does not hold.
-    Read(Box<dyn FnOnce(&mut Core)>),
-    Queues {
-        to: ReplyTo,
-        queue: Option<String>,
-    },
-    Document {
-        to: ReplyTo,
-        write: fn(&mut Core, ReplyTo, store::Depth),
-    },
-    Drained,
-}
-
 impl Core {
-    /// Takes in one answer.
-    pub(super) fn answered(&mut self, answer: Answer) {
-        let Some(pending) = self.pending.pop_front() else {
+    /// Takes in the answer of an op, by its number.
+    pub(super) fn answered(&mut self, number: u64, answer: Answer) {
+        let Some(pending) = self.pending.take(number) else {
             tracing::error!("an answer of the store that nobody waits for");
             return;
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::answers::Pending;
+use super::pending::Pending;
 use super::store::writer::Op;
 use super::{Core, now_ms};
 

@@ -1,6 +1,6 @@
 //! Ready tasks to free workers.
 
-use super::answers::Pending;
+use super::pending::Pending;
 use super::queue::Need;
 use super::store::writer::Op;
 use super::store::{Claim, Owner, Ready, Refill};

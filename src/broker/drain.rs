@@ -8,7 +8,7 @@ use crate::protocol::lifeline::FromBroker;
 use crate::protocol::link::Run;
 
 use super::Core;
-use super::answers::Pending;
+use super::pending::Pending;
 use super::store::writer::Op;
 
 /// How long workers may take to drop what they were told to.
@@ -64,7 +64,7 @@ impl Core {
 
     /// The next step of a stop, when it is due.
     pub(super) fn drain(&mut self, now: Instant) {
-        let idle = self.runs.is_empty() && self.pending_claims() == 0;
+        let idle = self.runs.is_empty() && self.pending.claims().next().is_none();
         match self.phase {
             Phase::Draining { .. } | Phase::Cancelling { .. } if idle => {
                 self.phase = Phase::Settling;
@@ -101,9 +101,5 @@ impl Core {
 
     fn open_runs(&self) -> Vec<Run> {
         self.runs.values().filter(|state| !state.ending).map(|state| state.facts.run).collect()
-    }
-
-    fn pending_claims(&self) -> usize {
-        self.pending.iter().filter(|pending| matches!(pending, Pending::Claim { .. })).count()
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use crate::protocol::lifeline::{Exit, FromBroker, Pool};
 use crate::protocol::link::{Hello, Run, Seq, ToWorker};
 
-use super::answers::Pending;
 use super::outbox::Outbox;
+use super::pending::Pending;
 use super::store::writer::Op;
 use super::workers::Knock;
 use super::{Core, Link, rules};
@@ -131,8 +131,7 @@ impl Core {
     }
 
     fn claims_under_way(&self, serial: u64) -> u32 {
-        let mine = |pending: &&Pending| matches!(pending, Pending::Claim { serial: claimant, .. } if *claimant == serial);
-        self.pending.iter().filter(mine).count() as u32
+        self.pending.claims().filter(|claimant| *claimant == serial).count() as u32
     }
 
     /// A worker's connection ended. If it is dead, its last words have been heard now.

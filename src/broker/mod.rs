@@ -10,7 +10,7 @@
 //! * [`requests`], [`waits`], [`follow`], [`info`]: what clients ask.
 //! * [`dispatch`], [`runs`], [`loss`]: tasks on their way to workers and back.
 //! * [`queue`], [`rules`], [`events`]: the decisions, pure.
-//! * [`answers`], [`clock`], [`drain`]: what the store says, what time brings, how it ends.
+//! * [`pending`], [`answers`], [`clock`], [`drain`]: what the store is asked and says, what time brings, how it ends.
 //! * [`store`]: where tasks live.
 
 mod answers;
@@ -25,6 +25,7 @@ mod info;
 mod loss;
 mod master;
 mod outbox;
+mod pending;
 pub(crate) mod queue;
 mod requests;
 mod rules;
@@ -49,6 +50,7 @@ use clients::ReplyTo;
 use drain::Phase;
 use follow::Follower;
 use outbox::Outbox;
+use pending::Pending;
 use queue::Queues;
 use runs::RunState;
 use store::reader::Reader;
@@ -105,8 +107,8 @@ pub(crate) struct Core {
     disk_full: bool,
     /// What the store is to do, gathered over a turn.
     batch: Vec<Op>,
-    /// What to do with the store's answers, in the order of the ops.
-    pending: VecDeque<answers::Pending>,
+    /// What to do with the store's answers.
+    pending: pending::PendingOps,
     clock: clock::Clock,
     /// Ends that are committed and do not hold yet: nobody is told of them.
     unsynced: Vec<runs::Ended>,
@@ -140,9 +142,9 @@ pub(crate) struct Link {
 
 impl Core {
     /// Adds a step for the store, and what to do with its answer.
-    fn store(&mut self, op: Op, pending: answers::Pending) {
+    fn store(&mut self, op: Op, pending: Pending) {
         self.batch.push(op);
-        self.pending.push_back(pending);
+        self.pending.push(pending);
     }
 }
 

@@ -12,8 +12,8 @@ use crate::protocol::control::{
 use crate::protocol::lifeline::FromBroker;
 use crate::task::{NewTask, PRIORITIES, State, TaskId, WaitingFor};
 
-use super::answers::Pending;
 use super::clients::ReplyTo;
+use super::pending::Pending;
 use super::store::writer::Op;
 use super::store::{Clear, Defaults, Depth, Insert, view};
 use super::waits::no_such_task;

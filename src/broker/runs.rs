@@ -3,8 +3,8 @@
 use crate::protocol::link::{Done, Outcome, Run, Start, TaskEvent, ToWorker};
 use crate::task::{ErrorKind, TaskError, TaskId};
 
-use super::answers::Pending;
 use super::events::EventLog;
+use super::pending::Pending;
 use super::rules::{self, Backoff};
 use super::store::writer::Op;
 use super::store::{Claimed, End, Facts, Moved, Next, Owner};

@@ -18,6 +18,7 @@ use crate::protocol::lifeline::{FromBroker, Pool};
 
 use super::drain::Phase;
 use super::events::EventLog;
+use super::pending::PendingOps;
 use super::queue::{Queues, Settings};
 use super::runs::RunState;
 use super::store::reader::Reader;
@@ -98,7 +99,7 @@ async fn serve(start: Start) -> io::Result<()> {
         reader: Reader::start(&start.database)?,
         disk_full: false,
         batch: Vec::new(),
-        pending: VecDeque::new(),
+        pending: PendingOps::default(),
         clock: clock::Clock::default(),
         unsynced: Vec::new(),
         inserts_pending: 0,

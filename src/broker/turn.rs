@@ -95,12 +95,14 @@ impl Core {
 
     fn told(&mut self, told: Told) {
         match told {
-            Told::Answers { answers, holds } => {
+            Told::Answers { first, answers, holds } => {
                 // Read answers may look at the database: what holds is told first.
                 if holds {
                     self.synced();
                 }
-                answers.into_iter().for_each(|one| self.answered(one));
+                for (number, answer) in (first..).zip(answers) {
+                    self.answered(number, answer);
+                }
                 if holds {
                     self.synced();
                 }

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
+use crate::broker::store::StoreError;
 use crate::broker::store::{Defaults, Next, OpenClaim, Owner};
+use crate::protocol::control::RefusalKind;
 use crate::protocol::link::Run;
 use crate::task::{NewTask, State, empty_object};
 
@@ -144,6 +146,8 @@ struct Bench {
     disk: Arc<Mutex<Disk>>,
     writer: Writer,
     told: UnboundedReceiver<Told>,
+    /// Ops whose answers have been seen.
+    seen: u64,
     folder: tempfile::TempDir,
 }
 
@@ -155,7 +159,7 @@ impl Bench {
         let disk = Arc::new(Mutex::new(Disk::default()));
         let (sender, told) = unbounded_channel();
         let writer = Writer::start(Box::new(Fake(Arc::clone(&disk))), reserve, sender).unwrap();
-        Self { disk, writer, told, folder }
+        Self { disk, writer, told, seen: 0, folder }
     }
 
     fn set_room(&self, room: Room) {
@@ -176,11 +180,30 @@ impl Bench {
         self.answers_that_hold(true)
     }
 
+    /// The answers of one transaction.
     fn answers_that_hold(&mut self, expected: bool) -> Vec<Answer> {
         match self.next() {
-            Told::Answers { answers, holds } if holds == expected => answers,
+            Told::Answers { first, answers, holds } if holds == expected => {
+                assert_eq!(first, self.seen);
+                self.seen += answers.len() as u64;
+                answers
+            }
             other => panic!("{other:?}"),
         }
+    }
+
+    /// The answers of the next ops in the order of the ops, and the order in which they came.
+    fn answers_of(&mut self, count: usize) -> (Vec<Answer>, Vec<usize>) {
+        let mut came = Vec::new();
+        while came.len() < count {
+            let Told::Answers { first, answers, .. } = self.next() else { continue };
+            came.extend((first..).zip(answers));
+        }
+        let order = came.iter().map(|(number, _)| (number - self.seen) as usize).collect();
+        came.sort_by_key(|(number, _)| *number);
+        assert!(came.iter().map(|(number, _)| *number).eq(self.seen..self.seen + count as u64));
+        self.seen += count as u64;
+        (came.into_iter().map(|(_, answer)| answer).collect(), order)
     }
 
     /// One submission that finds the disk full.
@@ -274,18 +297,19 @@ fn results_that_nobody_waits_for_hold_with_the_next_commit_that_does() {
 fn on_a_full_disk_submissions_are_refused_and_results_are_kept() {
     let mut bench = Bench::new();
     bench.fill(Room::OneStep);
-    let answers = bench.answers();
+    let (answers, _) = bench.answers_of(3);
     assert_refused(&answers[0]);
     assert!(matches!(answers[1], Answer::Depth(_)));
     assert_kept(&answers[2], 0);
     bench.writer.send(vec![end(1), claim(2), insert(&[id_of(3)]), end(4)]);
     bench.writer.send(vec![end(5)]);
-    let answers = bench.answers();
+    let (answers, order) = bench.answers_of(5);
     assert_kept(&answers[0], 1);
     assert!(matches!(answers[1], Answer::Claimed(Err(DiskFull))));
     assert_refused(&answers[2]);
     assert_kept(&answers[3], 4);
-    assert_kept(&bench.answers()[0], 5);
+    assert_kept(&answers[4], 5);
+    assert_eq!(order, [0, 1, 2, 3, 4]);
     // No result shared its transaction with anything once a commit had failed.
     let disk = bench.disk.lock().unwrap();
     let steps: Vec<_> = disk.committed.iter().filter(|steps| !steps.is_empty()).collect();
@@ -309,7 +333,7 @@ fn what_people_ask_is_refused_while_not_even_the_reserve_has_room() {
         Op::Prune { finished_before_ms: 0, limit: 1 },
     ]);
     assert!(matches!(bench.next(), Told::DiskFull(true)));
-    let answers = bench.answers_that_hold(false);
+    let (answers, _) = bench.answers_of(7);
     answers[..4].iter().for_each(assert_refused);
     // What time brings is looked at again later.
     for answer in &answers[4..6] {
@@ -320,20 +344,50 @@ fn what_people_ask_is_refused_while_not_even_the_reserve_has_room() {
 }
 
 #[test]
-fn a_result_is_tried_until_there_is_room() {
+fn results_wait_for_room_in_their_order_and_hold_up_nobody() {
+    let mut bench = Bench::new();
+    bench.set_room(Room::None);
+    bench.writer.send(vec![end(0), insert(&[id_of(9)]), Op::Sync, end(1)]);
+    bench.writer.send(vec![Op::Depth, Op::Pause { queue: None, paused: true }]);
+    // Everything else is answered while they wait.
+    let others: Vec<u64> = std::iter::repeat_with(|| bench.next())
+        .filter_map(|told| match told {
+            Told::Answers { first, .. } => Some(first),
+            _ => None,
+        })
+        .take(3)
+        .collect();
+    assert_eq!(others, [1, 4, 5]);
+    bench.make_room();
+    assert!(matches!(bench.next(), Told::DiskFull(false)));
+    for (number, seq) in [(0, Some(0)), (2, None), (3, Some(1))] {
+        let told = bench.next();
+        let Told::Answers { first, answers, holds: true } = told else { panic!("{told:?}") };
+        assert_eq!(first, number);
+        match seq {
+            Some(seq) => assert_kept(&answers[0], seq),
+            None => assert!(matches!(answers[..], [Answer::Synced])),
+        }
+    }
+}
+
+#[test]
+fn results_take_the_last_room_even_if_there_is_none_for_more() {
     let mut bench = Bench::new();
     bench.fill(Room::None);
-    bench.make_room();
-    let answers = bench.answers();
+    // Too little for the reserve.
+    bench.set_room(Room::OneStep);
+    let (answers, order) = bench.answers_of(3);
     assert_refused(&answers[0]);
     assert_kept(&answers[2], 0);
+    assert_eq!(order, [0, 1, 2]);
 }
 
 #[test]
 fn it_recovers_by_itself_and_only_once_there_is_room_for_the_reserve() {
     let mut bench = Bench::new();
     bench.fill(Room::OneStep);
-    bench.answers();
+    bench.answers_of(3);
     // The store could write again, but the reserve could not be taken.
     bench.set_room(Room::Plenty);
     bench.writer.send(vec![insert(&[id_of(1)])]);

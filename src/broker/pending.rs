@@ -1,0 +1,124 @@
+//! What the store was asked, and what to do with its answers.
+
+use std::collections::VecDeque;
+
+use crate::protocol::link::Run;
+use crate::task::TaskId;
+
+use super::Core;
+use super::clients::ReplyTo;
+use super::queue::Need;
+use super::requests::Changes;
+use super::store::{self, Ready};
+
+/// What to do with an answer, noted when its op was sent.
+pub(crate) enum Pending {
+    DryRun {
+        to: ReplyTo,
+    },
+    Insert {
+        to: ReplyTo,
+        wait: bool,
+    },
+    Claim {
+        serial: u64,
+        ready: Ready,
+    },
+    End {
+        run: Run,
+        serial: u64,
+    },
+    Cancel {
+        id: TaskId,
+        changes: Changes,
+    },
+    Retry {
+        id: TaskId,
+        changes: Changes,
+    },
+    Clear {
+        to: ReplyTo,
+        queue: Option<String>,
+        cleared: u64,
+    },
+    Promote,
+    Expire,
+    Prune,
+    Refill(Need),
+    Pause {
+        to: ReplyTo,
+        queue: Option<String>,
+        paused: bool,
+    },
+    ExitSeen {
+        serial: u64,
+    },
+    /// The clock asked for it.
+    Sync,
+    /// A read that must not tell what does not hold.
+    Read(Box<dyn FnOnce(&mut Core)>),
+    Queues {
+        to: ReplyTo,
+        queue: Option<String>,
+    },
+    Document {
+        to: ReplyTo,
+        write: fn(&mut Core, ReplyTo, store::Depth),
+    },
+    Drained,
+}
+
+/// The ops whose answers have not come, by number: they are counted from 0, as the writer does.
+#[derive(Default)]
+pub(crate) struct PendingOps {
+    /// The number of the first that is kept.
+    first: u64,
+    /// `None` is answered already: nearly always all of it, as answers come in order.
+    ops: VecDeque<Option<Pending>>,
+}
+
+impl PendingOps {
+    pub(super) fn push(&mut self, pending: Pending) {
+        self.ops.push_back(Some(pending));
+    }
+
+    /// Takes one whose answer has come; `None` if nobody asked.
+    pub(super) fn take(&mut self, number: u64) -> Option<Pending> {
+        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        let taken = self.ops.get_mut(index)?.take();
+        while let Some(None) = self.ops.front() {
+            self.ops.pop_front();
+            self.first += 1;
+        }
+        taken
+    }
+
+    /// Claims on their way, each as the worker it is for.
+    pub(super) fn claims(&self) -> impl Iterator<Item = u64> {
+        self.ops.iter().flatten().filter_map(|pending| match pending {
+            Pending::Claim { serial, .. } => Some(*serial),
+            _ => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests may fail loudly")]
+
+    use super::*;
+
+    #[test]
+    fn answers_find_their_ops_in_any_order() {
+        let mut pending = PendingOps::default();
+        (0..5).for_each(|serial| pending.push(Pending::ExitSeen { serial }));
+        for number in [0, 3, 1, 4, 2] {
+            let taken = pending.take(number).unwrap();
+            assert!(matches!(taken, Pending::ExitSeen { serial } if serial == number));
+            assert!(pending.take(number).is_none(), "only once");
+        }
+        assert!(pending.ops.is_empty() && pending.take(5).is_none());
+        pending.push(Pending::ExitSeen { serial: 5 });
+        assert!(pending.take(5).is_some());
+    }
+}
