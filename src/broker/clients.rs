@@ -1,5 +1,6 @@
 //! One client's connection: its requests to the loop, the loop's replies to it.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +58,7 @@ impl ReplyTo {
 pub(crate) async fn accept(
     listener: UnixListener,
     inputs: UnboundedSender<Input>,
-    input_bytes_max: u64,
+    input_bytes_max: Rc<Cell<u64>>,
 ) {
     let places = Arc::new(Semaphore::new(CLIENTS_MAX));
     for client in 1.. {
@@ -74,9 +75,9 @@ pub(crate) async fn accept(
             tracing::warn!("more than {CLIENTS_MAX} clients: one let go");
             continue;
         };
-        let inputs = inputs.clone();
+        let (inputs, bytes_max) = (inputs.clone(), input_bytes_max.get());
         spawn_local(async move {
-            serve(stream, client, inputs, input_bytes_max).await;
+            serve(stream, client, inputs, bytes_max).await;
             drop(place);
         });
     }

@@ -10,11 +10,16 @@ use super::{Core, Worker, now_ms};
 const WORKER_OUTBOX_BYTES_MAX: usize = 4 << 20;
 
 impl Worker {
+    /// Whether it is here and does not drain.
+    pub(super) fn takes_tasks(&self) -> bool {
+        self.link.is_some() && self.drain == 0
+    }
+
     /// Whether it can take one more task now.
     fn is_free(&self) -> bool {
         let reads =
             self.link.as_ref().is_some_and(|link| link.outbox.len() < WORKER_OUTBOX_BYTES_MAX);
-        reads && !self.solo && self.in_flight < self.capacity
+        reads && self.takes_tasks() && !self.solo && self.in_flight < self.capacity
     }
 }
 
@@ -55,7 +60,7 @@ impl Core {
             let emptying = self
                 .workers
                 .iter()
-                .find(|(_, worker)| worker.solo && worker.in_flight == 0 && worker.link.is_some())
+                .find(|(_, worker)| worker.solo && worker.in_flight == 0 && worker.takes_tasks())
                 .map(|(serial, _)| *serial);
             let empty = emptying.or_else(|| {
                 self.least_loaded().filter(|serial| self.workers[serial].in_flight == 0)
@@ -67,7 +72,7 @@ impl Core {
             }
             self.claim(serial, ready, now_ms);
         }
-        let reserved = self.workers.values().any(|worker| worker.solo && worker.link.is_some());
+        let reserved = self.workers.values().any(|worker| worker.solo && worker.takes_tasks());
         if !self.solo.is_empty()
             && !reserved
             && let Some(serial) = self.least_loaded()

@@ -42,12 +42,6 @@ fn sum(depth: &Depth) -> Counts {
 }
 
 impl Core {
-    /// Slots of the workers that are here.
-    fn slots(&self) -> u64 {
-        let linked = self.workers.values().filter(|worker| worker.link.is_some());
-        linked.map(|worker| u64::from(worker.capacity)).sum()
-    }
-
     fn info(&self, depth: &Depth) -> Value {
         let counts = sum(depth);
         let master = nix::unistd::getppid().as_raw();
@@ -60,17 +54,16 @@ impl Core {
             .iter()
             .map(|slot| {
                 let worker = self.workers.get(&slot.serial).filter(|worker| worker.link.is_some());
-                let state = if worker.is_some() && self.phase.dispatches() {
-                    "ready"
-                } else if worker.is_some() {
-                    "draining"
-                } else {
-                    "booting"
+                let draining = slot.drain != 0 || !self.phase.dispatches();
+                let state = match worker {
+                    Some(_) if draining => "draining",
+                    Some(_) => "ready",
+                    None => "booting",
                 };
                 json!({
                     "slot": slot.slot,
                     "pid": slot.pid,
-                    "generation": worker.map_or(1, |worker| worker.generation),
+                    "generation": slot.generation,
                     "state": state,
                     "in_flight": worker.map_or(0, |worker| worker.in_flight),
                     "capacity": worker.map_or(0, |worker| worker.capacity),
@@ -85,6 +78,9 @@ impl Core {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "phase": self.pool.phase,
+            "reason": self.pool.reason,
+            "generation": self.pool.generation,
+            "rolled": self.pool.rolled,
             "uptime_s": self.started_at.elapsed().as_secs(),
             "disk_full": self.disk_full,
             "master": { "pid": master, "rss_bytes": memory.rss_bytes(master) },
@@ -95,10 +91,10 @@ impl Core {
             },
             "workers": workers,
             "scale": {
-                "min": self.config.workers.min,
-                "max": self.config.workers.max,
-                "want": self.pool.workers.len(),
-                "reason": "a fixed pool of workers.min",
+                "min": self.pool.scale.min,
+                "max": self.pool.scale.max,
+                "want": self.pool.scale.want,
+                "reason": self.pool.scale.reason,
             },
             "queue": {
                 "queued": counts.queued,

@@ -38,6 +38,7 @@ impl Core {
     pub(super) fn pool_changed(&mut self, pool: Pool) {
         self.pool = pool;
         self.admit();
+        self.heed_drains();
         let alive: BTreeSet<u64> = self.pool.workers.iter().map(|worker| worker.serial).collect();
         self.workers.retain(|serial, worker| {
             worker.link.is_some() || alive.contains(serial) || self.exits.contains_key(serial)
@@ -55,6 +56,15 @@ impl Core {
             .collect();
         for run in orphans {
             self.put_back(run);
+        }
+    }
+
+    /// Who drains and who does not, as the master has it.
+    fn heed_drains(&mut self) {
+        for named in &self.pool.workers {
+            if let Some(worker) = self.workers.get_mut(&named.serial) {
+                worker.drain = named.drain;
+            }
         }
     }
 
@@ -82,6 +92,7 @@ impl Core {
         worker.generation = hello.generation;
         worker.capacity = hello.capacity;
         self.workers.insert(serial, worker);
+        self.heed_drains();
         self.reconcile(serial, &hello.holds);
         if !self.phase.dispatches() {
             self.tell_drain(serial);

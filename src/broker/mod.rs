@@ -7,8 +7,10 @@
 //!
 //! * [`clients`], [`workers`], [`master`]: the connections; [`framed`], [`outbox`]: how they read
 //!   and write.
-//! * [`requests`], [`waits`], [`follow`], [`info`]: what clients ask.
-//! * [`dispatch`], [`runs`], [`loss`]: tasks on their way to workers and back.
+//! * [`requests`], [`waits`], [`follow`], [`info`]: what clients ask; [`reconfigure`]: what of it
+//!   only the master can do, and what a reload changes here.
+//! * [`dispatch`], [`runs`], [`loss`]: tasks on their way to workers and back; [`load`]: how much
+//!   of that there is, for the master.
 //! * [`queue`], [`rules`], [`events`]: the decisions, pure.
 //! * [`pending`], [`answers`], [`clock`], [`drain`]: what the store is asked and says, what time brings, how it ends.
 //! * [`store`]: where tasks live.
@@ -22,11 +24,13 @@ mod events;
 mod follow;
 mod framed;
 mod info;
+mod load;
 mod loss;
 mod master;
 mod outbox;
 mod pending;
 pub(crate) mod queue;
+mod reconfigure;
 mod requests;
 mod rules;
 mod runs;
@@ -36,10 +40,12 @@ mod turn;
 mod waits;
 mod workers;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::config::Config;
+use crate::config::{Config, Sources};
 use crate::handler::Registry;
 use crate::protocol::control::Request;
 use crate::protocol::lifeline::{self, Exit, Pool};
@@ -77,6 +83,8 @@ pub(crate) enum Input {
     Master(lifeline::ToBroker),
     /// A question that was asked elsewhere comes back with its answer.
     Then(Box<dyn FnOnce(&mut Core)>),
+    /// Time to tell the master that the loop turns.
+    Beat,
     /// Close the store and end: SIGTERM.
     Terminate,
 }
@@ -84,7 +92,19 @@ pub(crate) enum Input {
 /// The broker's whole state. Its methods are spread over the files of this folder by subject.
 pub(crate) struct Core {
     config: Config,
+    /// What the configuration was made of.
+    sources: Sources,
     registry: Registry,
+    /// The kinds of a user's binary.
+    users: Registry,
+    /// The limit that new connections are told.
+    input_bytes_max: Rc<Cell<u64>>,
+    /// The pieces of a new configuration file that have come.
+    new_config: Vec<u8>,
+    /// What clients asked of the master.
+    asked: BTreeMap<u64, ReplyTo>,
+    /// The master knows that tasks wait and no worker is there.
+    urgent_told: bool,
     instance: i64,
     started_at: Instant,
     phase: Phase,
@@ -133,6 +153,10 @@ pub(crate) struct Worker {
     /// It runs one task that must be alone, or becomes empty for one.
     solo: bool,
     tasks_done: u64,
+    /// Not 0: it gets no more tasks.
+    drain: u32,
+    /// The drain of which the master was told that nothing is left.
+    idle_told: u32,
 }
 
 pub(crate) struct Link {

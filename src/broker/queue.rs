@@ -46,6 +46,14 @@ pub(crate) struct Settings {
     pub(crate) max_running: Option<u32>,
 }
 
+/// What waits for nothing but a slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(crate) tasks: u64,
+    /// When the oldest of them became ready, in milliseconds since 1970.
+    pub(crate) oldest_ms: Option<i64>,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self { weight: 1, max_running: None }
@@ -235,6 +243,31 @@ impl Queues {
     /// The queues that are paused by name.
     pub(crate) fn paused(&self) -> impl Iterator<Item = &str> {
         self.queues.iter().filter(|(_, queue)| queue.paused).map(|(name, _)| name.as_str())
+    }
+
+    /// Under new settings, also for what is queued.
+    pub(crate) fn reconfigure(&mut self, settings: BTreeMap<String, Settings>) {
+        for (name, queue) in &mut self.queues {
+            queue.settings = settings.get(name).copied().unwrap_or_default();
+        }
+        self.settings = settings;
+    }
+
+    /// The tasks that could run now if there were slots, as far as memory holds them.
+    pub(crate) fn waiting(&self) -> Waiting {
+        let mut waiting = Waiting::default();
+        if self.all_paused {
+            return waiting;
+        }
+        for queue in self.queues.values().filter(|queue| queue.may_run()) {
+            let tasks: usize = queue.groups.iter().map(|group| group.window.len()).sum();
+            let room = queue.settings.max_running.map(|max| u64::from(max - queue.running));
+            waiting.tasks += (tasks as u64).min(room.unwrap_or(u64::MAX));
+            let oldest_us = queue.groups.iter().filter_map(Group::first).min();
+            let oldest_ms = oldest_us.map(|us| us / 1000);
+            waiting.oldest_ms = [waiting.oldest_ms, oldest_ms].into_iter().flatten().min();
+        }
+        waiting
     }
 
     /// What the configuration says of a queue.

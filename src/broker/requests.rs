@@ -9,7 +9,7 @@ use tokio::task::spawn_local;
 use crate::protocol::control::{
     Change, ListFilter, QueueCounts, Refusal, RefusalKind, Reply, Request,
 };
-use crate::protocol::lifeline::FromBroker;
+use crate::protocol::lifeline::{Ask, FromBroker};
 use crate::task::{NewTask, PRIORITIES, State, TaskId, WaitingFor};
 
 use super::clients::ReplyTo;
@@ -57,6 +57,9 @@ impl Core {
                 let pid = nix::unistd::getppid().as_raw().unsigned_abs();
                 to.send(&Reply::Done { count: pid.into() });
             }
+            Request::Reload => self.ask_master(to, Ask::Reload),
+            Request::Upgrade => self.ask_master(to, Ask::Upgrade),
+            Request::Scale(resize) => self.ask_master(to, Ask::Resize(resize)),
             Request::Backup { file } => self.backup(to, file),
         }
     }

@@ -23,7 +23,7 @@ pub(crate) struct RunState {
 /// The end of a claim that is committed.
 pub(crate) struct Ended {
     run: Run,
-    serial: u64,
+    pub(super) serial: u64,
     moved: Option<Moved>,
     state: Option<RunState>,
 }

@@ -1,10 +1,12 @@
 //! From a fresh fork to a serving broker.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Instant;
 
 use tokio::net::UnixListener;
@@ -12,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::{LocalSet, spawn_local};
 
-use crate::config::{Config, Durability};
+use crate::config::{Config, Durability, HEARTBEAT, Sources};
 use crate::handler::Registry;
 use crate::protocol::lifeline::{FromBroker, Pool};
 
@@ -32,7 +34,10 @@ use super::{Core, Input, clients, clock, master, rules, workers};
 /// Everything that the master gives a broker.
 pub(crate) struct Start {
     pub(crate) config: Config,
-    pub(crate) registry: Registry,
+    /// What the configuration was made of: a reload replaces the file in it.
+    pub(crate) sources: Sources,
+    /// The kinds of a user's binary.
+    pub(crate) users: Registry,
     pub(crate) instance: i64,
     pub(crate) database: PathBuf,
     pub(crate) reserve: PathBuf,
@@ -65,6 +70,8 @@ async fn serve(start: Start) -> io::Result<()> {
             let _ = inputs.send(Input::Terminate);
         }
     });
+    let registry = crate::worker::kinds::with_built_in(&start.users, &start.config, false)
+        .map_err(io::Error::other)?;
     let mut store = match open(&start.database, start.instance, start.config.queue.durability) {
         Ok(store) => store,
         Err(error) => {
@@ -108,11 +115,18 @@ async fn serve(start: Start) -> io::Result<()> {
         phase: Phase::Serving,
         started_at: Instant::now(),
         instance: start.instance,
-        registry: start.registry,
+        registry,
+        users: start.users,
+        input_bytes_max: Rc::new(Cell::new(start.config.queue.input_bytes_max)),
+        new_config: Vec::new(),
+        asked: BTreeMap::new(),
+        urgent_told: false,
+        sources: start.sources,
         config: start.config,
     };
     let mut core = core.with(found);
-    listen(&core.config, start.control, start.worker, &inputs)?;
+    listen(&core, start.control, start.worker, &inputs)?;
+    spawn_local(beat(inputs.clone()));
     to_master.send(&FromBroker::Ready);
     let end = core.run(inbox, told).await;
     core.writer.close();
@@ -123,17 +137,26 @@ async fn serve(start: Start) -> io::Result<()> {
 }
 
 fn listen(
-    config: &Config,
+    core: &Core,
     control: StdListener,
     worker: StdListener,
     inputs: &UnboundedSender<Input>,
 ) -> io::Result<()> {
-    let bytes_max = config.queue.input_bytes_max;
     let control = UnixListener::from_std(control)?;
     let worker = UnixListener::from_std(worker)?;
-    spawn_local(clients::accept(control, inputs.clone(), bytes_max));
-    spawn_local(workers::accept(worker, inputs.clone(), bytes_max));
+    spawn_local(clients::accept(control, inputs.clone(), Rc::clone(&core.input_bytes_max)));
+    spawn_local(workers::accept(worker, inputs.clone()));
     Ok(())
+}
+
+/// Has the loop tell the master that it turns.
+async fn beat(inputs: UnboundedSender<Input>) {
+    let mut beats = tokio::time::interval(HEARTBEAT);
+    beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        beats.tick().await;
+        let _ = inputs.send(Input::Beat);
+    }
 }
 
 fn open(path: &std::path::Path, instance: i64, hold: Durability) -> Result<Sqlite, StoreError> {
@@ -183,11 +206,16 @@ fn recover(store: &mut Sqlite, instance: i64) -> Result<Found, StoreError> {
     Ok(Found { depth: store.look()?, claims: mine })
 }
 
-fn queues_of(config: &Config, depth: &Depth) -> Queues {
+/// What the configuration says of each queue that it names.
+pub(super) fn settings_of(config: &Config) -> BTreeMap<String, Settings> {
     let settings = config.queues.iter().map(|(name, queue)| {
         (name.clone(), Settings { weight: queue.weight, max_running: queue.max_running })
     });
-    let mut queues = Queues::new(settings.collect());
+    settings.collect()
+}
+
+fn queues_of(config: &Config, depth: &Depth) -> Queues {
+    let mut queues = Queues::new(settings_of(config));
     for (queue, priority) in &depth.groups {
         queues.known_on_disk(queue, *priority);
     }

@@ -88,6 +88,7 @@ impl Core {
         self.look_at_the_clock();
         self.drain(now);
         self.dispatch();
+        self.tell_what_is_urgent();
         if !self.batch.is_empty() {
             self.writer.send(std::mem::take(&mut self.batch));
         }
@@ -131,16 +132,24 @@ impl Core {
                 ToBroker::Hello(_) => {}
             },
             Input::WorkerGone { connection, serial } => self.worker_gone(connection, serial),
-            Input::Master(message) => match message {
-                lifeline::ToBroker::Pool(pool) => self.pool_changed(pool),
-                lifeline::ToBroker::Exited(exit) => self.exited(exit),
-                lifeline::ToBroker::Stop { drain_ms } => {
-                    let drain = std::time::Duration::from_millis(drain_ms);
-                    self.stop(drain, Instant::now());
-                }
-            },
+            Input::Master(message) => self.master_said(message),
+            Input::Beat => self.beat(),
             Input::Then(then) => then(self),
             Input::Terminate => {}
+        }
+    }
+
+    fn master_said(&mut self, message: lifeline::ToBroker) {
+        match message {
+            lifeline::ToBroker::Pool(pool) => self.pool_changed(pool),
+            lifeline::ToBroker::Exited(exit) => self.exited(exit),
+            lifeline::ToBroker::Stop { drain_ms } => {
+                let drain = std::time::Duration::from_millis(drain_ms);
+                self.stop(drain, Instant::now());
+            }
+            lifeline::ToBroker::Config { piece, last } => self.new_config(&piece, last),
+            lifeline::ToBroker::Answer { asker, result } => self.master_answered(asker, result),
+            lifeline::ToBroker::ReopenLog => {}
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::Input;
 use super::framed::Frames;
 use super::outbox::Outbox;
+use crate::config::INPUT_BYTES_MAX;
 use crate::protocol::codec;
 use crate::protocol::frame::FRAME_OVERHEAD_BYTES;
 use crate::protocol::link::{LINK_PROTOCOL, ToBroker};
@@ -26,16 +27,12 @@ pub(crate) struct Knock {
 }
 
 /// Takes connections until the process ends.
-pub(crate) async fn accept(
-    listener: UnixListener,
-    inputs: UnboundedSender<Input>,
-    output_bytes_max: u64,
-) {
+pub(crate) async fn accept(listener: UnixListener, inputs: UnboundedSender<Input>) {
     for connection in 1.. {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let inputs = inputs.clone();
-                spawn_local(serve(stream, connection, inputs, output_bytes_max));
+                spawn_local(serve(stream, connection, inputs));
             }
             Err(error) => {
                 tracing::warn!("cannot take a worker: {error}");
@@ -45,12 +42,7 @@ pub(crate) async fn accept(
     }
 }
 
-async fn serve(
-    stream: UnixStream,
-    connection: u64,
-    inputs: UnboundedSender<Input>,
-    output_bytes_max: u64,
-) {
+async fn serve(stream: UnixStream, connection: u64, inputs: UnboundedSender<Input>) {
     let pid = stream.peer_cred().ok().and_then(|peer| peer.pid()).unwrap_or(0);
     let (admit, admitted) = oneshot::channel();
     let _ = inputs.send(Input::Knocked(Knock { pid, admit }));
@@ -59,7 +51,7 @@ async fn serve(
         return;
     };
     let (reader, writer) = stream.into_split();
-    let frame_bytes_max = output_bytes_max as usize + FRAME_OVERHEAD_BYTES;
+    let frame_bytes_max = INPUT_BYTES_MAX as usize + FRAME_OVERHEAD_BYTES;
     let mut frames = Frames::new(reader, frame_bytes_max);
     let outbox = Outbox::default();
     let writing = spawn_local({

@@ -24,9 +24,11 @@ pub(crate) mod link;
 mod list;
 pub(crate) mod out;
 mod queue;
+mod renew;
 mod result;
 mod run;
 mod samples;
+mod scale;
 mod sim_llm;
 mod stats;
 mod status;
@@ -152,6 +154,12 @@ enum Verb {
     Info,
     /// Show counters: outcomes, wait and run times
     Stats,
+    /// Put the configuration file in force, and replace the workers one by one
+    Reload(renew::RenewArgs),
+    /// Replace the running binary by the one that is installed now, without losing a task
+    Upgrade(renew::RenewArgs),
+    /// Set how many workers there are, until the next reload
+    Scale(scale::ScaleArgs),
     /// Stop the daemon, and wait until it has gone
     Stop(stop::StopArgs),
     /// Write a consistent copy of the database
@@ -218,6 +226,9 @@ fn dispatch(cli: Cli, out: &mut Out) -> Result<u8, CliError> {
         Verb::Queue(args) => queue::run(args, globals, out),
         Verb::Info => info::run(globals, out),
         Verb::Stats => stats::run(globals, out),
+        Verb::Reload(args) => renew::reload(args, globals, out),
+        Verb::Upgrade(args) => renew::upgrade(args, globals, out),
+        Verb::Scale(args) => scale::run(args, globals, out),
         Verb::Stop(args) => stop::run(args, globals, out),
         Verb::Backup(args) => backup::run(args, globals, out),
         Verb::Config(args) => config::run(args, globals, out),

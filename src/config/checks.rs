@@ -8,7 +8,7 @@ use toml::Value;
 use super::error::{ConfigError, Origin};
 use super::key::Key;
 use super::layers::Settings;
-use super::pool::{HEARTBEAT, Queue};
+use super::pool::{HEARTBEAT, HEARTBEAT_TIMEOUT_MIN, Queue};
 use super::rules::{RULES, Rule, split_entry};
 use super::units::{duration_of, format_duration, quote};
 
@@ -65,10 +65,10 @@ fn pool_bounds(settings: &Settings) -> Option<ConfigError> {
 fn heartbeat(settings: &Settings) -> Option<ConfigError> {
     let key = Key::dotted("workers.heartbeat_timeout");
     let (value, origin) = settings.get(&key)?;
-    (duration(value)? < HEARTBEAT).then(|| {
-        let beat = format_duration(HEARTBEAT);
+    (duration(value)? < HEARTBEAT_TIMEOUT_MIN).then(|| {
+        let [beat, min] = [HEARTBEAT, HEARTBEAT_TIMEOUT_MIN].map(format_duration);
         let reason = format!(
-            "is below the beat of {beat}, so that every worker would look dead: must be at least {beat:?}"
+            "is too close to the beat of {beat}, so that a busy worker would look dead: must be at least {min:?}"
         );
         ConfigError::value(origin, &key, value, reason)
     })

@@ -42,7 +42,10 @@ use toml::{Table, Value};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use layers::Override;
 pub use models::{Agent, Breaker, Model, Price, Provider};
-pub use pool::{Durability, HEARTBEAT, Http, Log, LogFormat, LogLevel, NamedQueue, Queue, Workers};
+pub use pool::{
+    Durability, HEARTBEAT, Http, INPUT_BYTES_MAX, Log, LogFormat, LogLevel, NamedQueue, Queue,
+    Workers,
+};
 pub use read::read_sources;
 pub use rules::is_queue_name;
 pub use schema::schema;

@@ -9,9 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use super::units::{DurationText, SizeText};
 
-/// How often a worker's event loop beats: a `heartbeat_timeout` below it would call every
-/// worker dead.
-pub const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How often the event loop of a worker or the broker beats.
+pub const HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// The least `heartbeat_timeout`: four beats, since one or two may be late on a busy machine.
+pub(super) const HEARTBEAT_TIMEOUT_MIN: Duration = Duration::from_secs(2);
+
+/// The largest `input_bytes_max`. A worker may still have the limit of an earlier generation, so
+/// this, and not the limit of now, bounds what it sends.
+pub const INPUT_BYTES_MAX: u64 = 256 << 20;
 
 /// The pool of worker processes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -21,12 +27,11 @@ pub struct Workers {
     /// is less.
     pub min: u32,
     /// Worker processes at most. Default: the number of CPUs, at least 4, at least `min`.
-    /// Reserved: takes effect with scaling; until then `min` workers run.
     pub max: u32,
     /// Tasks that one worker runs at once.
     pub concurrency: u32,
     /// A worker whose event loop has not beaten for this long is dead: ABRT, then KILL. It is
-    /// no limit on a task. Reserved: takes effect with worker supervision.
+    /// no limit on a task. The broker is watched in the same way.
     #[serde(with = "DurationText")]
     pub heartbeat_timeout: Duration,
     /// A worker that is not ready after this long is killed and forked again.
@@ -35,16 +40,15 @@ pub struct Workers {
     /// What a graceful stop leaves running tasks; the rest goes back to the queue.
     #[serde(with = "DurationText")]
     pub drain_timeout: Duration,
-    /// Replace a worker after this many tasks; 0: never. Reserved: takes effect with recycling.
+    /// Replace a worker after this many tasks; 0: never. It drains first.
     pub max_tasks: u32,
-    /// Up to this many tasks more, at random, so that workers are not replaced all at once.
-    /// Reserved: takes effect with recycling.
+    /// Up to this many tasks more, so that workers are not replaced all at once.
     pub max_tasks_jitter: u32,
     /// Resident memory of one worker, in bytes: past it the worker drains and is replaced, past
-    /// twice this it is killed. Reserved: takes effect with recycling.
+    /// twice this it is killed and its tasks run again.
     #[serde(with = "SizeText")]
     pub max_memory: u64,
-    /// Workers above `max` while old ones drain. Reserved: takes effect with reload.
+    /// Workers above what there should be while old ones are replaced.
     pub max_surge: u32,
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use toml::Value;
 
 use super::key::Key;
+use super::pool::INPUT_BYTES_MAX;
 use super::units::{DURATION_MAX, bytes_of, duration_of, format_bytes, format_duration, quote};
 
 /// What one key may hold.
@@ -79,7 +80,7 @@ pub(super) const RULES: &[Rule] = &[
     optional("queue.durability", Kind::OneOf(&["fsync", "os", "none"])),
     optional("queue.max_attempts", Kind::Count(1, 100)),
     optional("queue.task_timeout", Kind::Duration(MILLI, DURATION_MAX)),
-    optional("queue.input_bytes_max", Kind::Size(1 << 10, 256 << 20)),
+    optional("queue.input_bytes_max", Kind::Size(1 << 10, INPUT_BYTES_MAX)),
     optional("queue.retry_backoff", Kind::Duration(ZERO, DAY)),
     optional("queue.retry_backoff_max", Kind::Duration(ZERO, DAY)),
     optional("queue.result_ttl", Kind::Duration(SECOND, DURATION_MAX)),

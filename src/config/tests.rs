@@ -109,7 +109,7 @@ const BAD_FILES: &[(&str, &str)] = &[
     ),
     (
         "workers.heartbeat_timeout = '1s'",
-        "forq.toml line 1: workers.heartbeat_timeout = \"1s\": is below the beat of 2s, so that every worker would look dead: must be at least \"2s\"",
+        "forq.toml line 1: workers.heartbeat_timeout = \"1s\": is too close to the beat of 500ms, so that a busy worker would look dead: must be at least \"2s\"",
     ),
     (
         "queue.task_timeout = 10",

@@ -2,21 +2,28 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
 use super::lifeline::Lifeline;
 use super::policy::{self, Life};
+use super::pulse::Pulse;
+use super::roll::Member;
 use crate::protocol::lifeline::PoolWorker;
 use crate::task::{Cause, LossReason};
 
-/// A place for a child: the broker's, or one of the workers'.
+/// How long a child that was told to abort may take before it is killed: time for a core.
+const ABORT_MAX: Duration = Duration::from_secs(2);
+
+/// A place for a child: the broker's, or one of the workers'. It stays when its child has gone,
+/// with its history.
 #[derive(Default)]
 pub(super) struct Slot {
     /// From 1 for workers, 0 for the broker.
     pub(super) number: u32,
     pub(super) child: Option<Child>,
-    /// When the next one is forked, if there is none.
+    /// When the next one is forked; `None` beside no child: there need be none.
     pub(super) fork_at: Option<Instant>,
     pub(super) restarts: u32,
     strikes: u32,
@@ -27,17 +34,138 @@ pub(super) struct Slot {
 /// A child that lives, or has not been reaped.
 pub(super) struct Child {
     pub(super) pid: Pid,
-    /// A worker's number since the instance started.
+    /// A number since the instance started.
     pub(super) serial: u64,
     pub(super) lifeline: Lifeline,
-    pub(super) forked_at: Instant,
+    /// The generation that it was forked with.
+    pub(super) generation: u32,
+    pub(super) pulse: Pulse,
     pub(super) ready_at: Option<Instant>,
+    /// Not 0: it gets no more tasks, and this numbers the wish.
+    pub(super) drain: u32,
+    /// It is to be replaced, and why.
+    pub(super) recycle: Option<&'static str>,
+    /// Tasks after which it is; 0: never.
+    pub(super) tasks_max: u64,
+    /// What the broker last said that it runs.
+    pub(super) in_flight: u32,
+    end: End,
+}
+
+/// What the master has done to a child's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    No,
+    /// It drained, or the instance stops: its end is no loss.
+    Told,
+    /// It was told to leave a core.
+    Aborted {
+        reason: LossReason,
+        why: &'static str,
+        kill_at: Instant,
+    },
+    /// It was killed.
+    Killed {
+        reason: LossReason,
+        why: &'static str,
+    },
+}
+
+impl Child {
+    pub(super) fn new(
+        pid: Pid,
+        serial: u64,
+        lifeline: Lifeline,
+        generation: u32,
+        now: Instant,
+    ) -> Self {
+        Self {
+            pid,
+            serial,
+            lifeline,
+            generation,
+            pulse: Pulse::new(now),
+            ready_at: None,
+            drain: 0,
+            recycle: None,
+            tasks_max: 0,
+            in_flight: 0,
+            end: End::No,
+        }
+    }
+
+    /// Asks it to end: it has nothing left, or the instance stops.
+    pub(super) fn terminate(&mut self) {
+        self.end = End::Told;
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// Ends it with a core, if cores are kept, and for certain after a moment.
+    pub(super) fn abort(&mut self, reason: LossReason, why: &'static str, now: Instant) {
+        self.end = End::Aborted { reason, why, kill_at: now + ABORT_MAX };
+        self.signal(Signal::SIGABRT);
+    }
+
+    /// Ends it at once.
+    pub(super) fn kill(&mut self, reason: LossReason, why: &'static str) {
+        self.end = End::Killed { reason, why };
+        self.signal(Signal::SIGKILL);
+    }
+
+    /// When an abort that does not end it becomes a kill.
+    pub(super) fn kill_at(&self) -> Option<Instant> {
+        match self.end {
+            End::Aborted { kill_at, .. } => Some(kill_at),
+            _ => None,
+        }
+    }
+
+    /// Kills it if its abort did not end it in time.
+    pub(super) fn keep_deadline(&mut self, now: Instant) {
+        if let End::Aborted { reason, why, kill_at } = self.end
+            && now >= kill_at
+        {
+            self.kill(reason, why);
+        }
+    }
+
+    /// Whether it was told to end, one way or the other.
+    pub(super) fn is_ending(&self) -> bool {
+        self.end != End::No
+    }
+
+    /// Sends a signal. One that is dead and not reaped takes it, too.
+    pub(super) fn signal(&self, signal: Signal) {
+        let _ = kill(self.pid, signal);
+    }
+
+    /// How it died, with what the master knows of it.
+    pub(super) fn cause(&self, mut cause: Cause) -> Cause {
+        match self.end {
+            End::Aborted { reason, .. } | End::Killed { reason, .. } => cause.reason = Some(reason),
+            End::Told | End::No => {}
+        }
+        cause
+    }
+
+    /// What the rules of the pool look at.
+    pub(super) fn member(&self, slot: u32, generation: u32) -> Member {
+        Member {
+            slot,
+            ready: self.ready_at.is_some(),
+            draining: self.drain != 0,
+            ending: self.is_ending(),
+            stale: self.generation != generation || self.recycle.is_some(),
+            in_flight: self.in_flight,
+            serial: self.serial,
+        }
+    }
 }
 
 impl Slot {
-    /// An empty place that is to be filled now.
-    pub(super) fn new(number: u32, now: Instant) -> Self {
-        Self { number, fork_at: Some(now), ..Self::default() }
+    /// An empty place.
+    pub(super) fn new(number: u32) -> Self {
+        Self { number, ..Self::default() }
     }
 
     /// Puts a child in.
@@ -46,13 +174,21 @@ impl Slot {
         self.fork_at = None;
     }
 
-    /// Takes the dead child out, and decides when the next one comes.
+    /// Takes the dead child out. One that was told to end leaves the place empty; otherwise this
+    /// decides when the next one comes.
     pub(super) fn empty(&mut self, cause: &Cause, now: Instant) -> Option<Child> {
         let child = self.child.take()?;
+        self.last_exit = Some(in_words(cause, child.end, child.recycle));
+        if child.end == End::Told {
+            self.strikes = 0;
+            return Some(child);
+        }
+        self.restarts = self.restarts.saturating_add(1);
+        if child.drain != 0 {
+            return Some(child);
+        }
         let served = child.ready_at.map(|ready_at| now.duration_since(ready_at));
         self.strikes = policy::strikes(self.strikes, Life { served });
-        self.restarts = self.restarts.saturating_add(1);
-        self.last_exit = Some(in_words(cause));
         self.fork_after(policy::pause(self.strikes), now);
         Some(child)
     }
@@ -68,19 +204,34 @@ impl Slot {
         self.fork_at = Some(now + pause);
     }
 
-    /// What the broker and `status.json` are told.
-    pub(super) fn view(&self) -> PoolWorker {
+    /// How the last one ended, in words.
+    pub(super) fn last_exit(&self) -> &str {
+        self.last_exit.as_deref().unwrap_or("")
+    }
+
+    /// Whether it waits for its fork.
+    pub(super) fn is_vacant(&self) -> bool {
+        self.child.is_none() && self.fork_at.is_some()
+    }
+
+    /// What the broker and `status.json` are told; `None`: nobody is there, or expected.
+    pub(super) fn view(&self) -> Option<PoolWorker> {
         let child = self.child.as_ref();
+        if child.is_none() && self.fork_at.is_none() {
+            return None;
+        }
         let backoff_ms = if child.is_some() { 0 } else { self.backoff.as_millis() };
-        PoolWorker {
+        Some(PoolWorker {
             slot: self.number,
             pid: child.map(|child| child.pid.as_raw()),
             serial: child.map_or(0, |child| child.serial),
+            generation: child.map_or(0, |child| child.generation),
             ready: child.is_some_and(|child| child.ready_at.is_some()),
+            drain: child.map_or(0, |child| child.drain),
             restarts: self.restarts,
             backoff_ms: u64::try_from(backoff_ms).unwrap_or(u64::MAX),
             last_exit: self.last_exit.clone(),
-        }
+        })
     }
 }
 
@@ -100,9 +251,18 @@ pub(super) fn death(status: WaitStatus) -> Option<(Pid, Cause)> {
 }
 
 /// How a child ended, for people.
-pub(super) fn in_words(cause: &Cause) -> String {
-    match (&cause.signal, cause.exit_code) {
+fn in_words(cause: &Cause, end: End, recycle: Option<&'static str>) -> String {
+    let how = match (&cause.signal, cause.exit_code) {
         (Some(signal), _) => format!("ended by {signal}"),
         (None, code) => format!("exit code {}", code.unwrap_or(0)),
+    };
+    match (end, cause.reason) {
+        (End::Aborted { why, .. } | End::Killed { why, .. }, _) => format!("{how}: {why}"),
+        (End::Told, _) => match recycle {
+            Some(why) => format!("replaced: {why}"),
+            None => "ended as told".to_owned(),
+        },
+        (End::No, Some(LossReason::Oom)) => format!("{how}: probably out of memory"),
+        (End::No, _) => how,
     }
 }

@@ -9,13 +9,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::protocol::codec;
+use crate::protocol::lifeline::TOLD_BYTES_MAX;
 
 /// Packets that wait for a child that does not read. A pool that changes this often without its
 /// broker reading a word is a broker to be replaced.
 const WAITING_PACKETS_MAX: usize = 4096;
-
-/// The longest message of a child: a broker's last words name a path.
-const TOLD_BYTES_MAX: usize = 16 * 1024;
 
 /// A lifeline that was made: the master's end and the child's.
 pub(super) fn pair() -> nix::Result<(Lifeline, OwnedFd)> {
@@ -75,4 +73,11 @@ impl Lifeline {
             }
         }
     }
+}
+
+/// From a child that has no event loop: says one thing to the master.
+pub(super) fn say<T: Serialize>(lifeline: &OwnedFd, message: &T) -> std::io::Result<()> {
+    let packet = codec::encode(message).map_err(std::io::Error::other)?;
+    send(lifeline.as_raw_fd(), &packet, MsgFlags::MSG_NOSIGNAL)?;
+    Ok(())
 }

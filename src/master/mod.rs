@@ -4,21 +4,36 @@
 //! plain `fork` stays legal and so that it has nothing to crash on.
 //!
 //! * [`mod@serve`]: from the configuration to the first fork, and from a fork to a child's own main.
-//! * [`supervise`]: the loop; [`children`]: the table of children; [`policy`]: when to fork again.
+//! * [`supervise`]: the loop; [`births`], [`deaths`], [`talk`], [`resize`], [`reload`], [`stop`]:
+//!   what it does.
+//! * [`roll`], [`bounds`], [`policy`], [`breaker`], [`pulse`], [`phase`]: its decisions, pure.
+//! * [`children`]: the table of children; [`memory`]: how large they are.
 //! * [`fork`]: the one place with `unsafe`; [`signals`], [`lifeline`]: what wakes the loop.
 //! * [`files`]: the state folder, its lock and its sockets; [`status`]: `status.json`.
 //! * [`title`]: what `ps` shows; [`logging`]: where the log goes.
 
+mod births;
+mod bounds;
+mod breaker;
 mod children;
+mod deaths;
 mod files;
 mod fork;
 mod lifeline;
 mod logging;
+mod memory;
+mod phase;
 mod policy;
+mod pulse;
+mod reload;
+mod resize;
+mod roll;
 mod serve;
 mod signals;
 mod status;
+mod stop;
 mod supervise;
+mod talk;
 mod title;
 
 pub(crate) use fork::unblock_signals;

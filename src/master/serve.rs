@@ -1,6 +1,7 @@
 //! From the configuration to the first fork, and from a fork to a child's own main.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,13 +12,15 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tracing::info_span;
 
+use super::births::Born;
 use super::signals::Signals;
 use super::supervise::{Ended, Master};
-use super::{files, fork, logging, title};
+use super::{files, fork, lifeline, logging, title};
 use crate::cli::ServeOverrides;
-use crate::config::{self, Config, Override};
+use crate::config::{self, Config, Override, Sources};
 use crate::handler::Registry;
 use crate::instance::Instance;
+use crate::protocol::lifeline::FromChecker;
 use crate::{broker, worker};
 
 /// The environment's name for a parent that `serve` must not outlive.
@@ -26,6 +29,8 @@ pub(crate) const PARENT_VARIABLE: &str = "FORQ_PARENT";
 const BLOCKING_THREADS_MAX: usize = 32;
 /// How long such a thread waits for more work.
 const BLOCKING_THREAD_IDLE: Duration = Duration::from_secs(10);
+/// What is told of a bad configuration: far under what a packet takes.
+const ERRORS_BYTES_MAX: usize = 16 * 1024;
 /// The exit code of a configuration or a state folder that cannot be used.
 const UNUSABLE: u8 = 2;
 
@@ -33,6 +38,10 @@ const UNUSABLE: u8 = 2;
 pub(super) struct Boot {
     pub(super) instance: Instance,
     pub(super) config: Config,
+    /// What the configuration was made of.
+    pub(super) sources: Sources,
+    /// The options of `forq serve`, which hold over every reload.
+    pub(super) flags: Vec<Override>,
     users: Registry,
     /// This start's number: later starts have greater ones.
     number: i64,
@@ -57,16 +66,19 @@ pub(crate) fn serve(instance: &Instance, overrides: &ServeOverrides, users: Regi
     match master.run() {
         Ok(Ended::Stopped) => ExitCode::SUCCESS,
         Ok(Ended::Fatal(message)) => fail(&message),
-        Ok(Ended::BrokerChild { boot, lifeline }) => fork::exit(broker_main(boot, lifeline)),
-        Ok(Ended::WorkerChild { boot, lifeline, slot, serial }) => {
-            fork::exit(worker_main(boot, lifeline, slot, serial))
-        }
+        Ok(Ended::Child(boot, born)) => fork::exit(born_main(*boot, born)),
         Err(error) => fail(&format!("the master cannot go on: {error}")),
     }
 }
 
 fn boot(instance: &Instance, overrides: &ServeOverrides, users: Registry) -> Result<Boot, String> {
-    let config = read_config(instance, overrides)?;
+    let flags = overrides_of(overrides);
+    let sources = read_sources(instance, &flags)?;
+    let loaded = config::load(&sources).map_err(|errors| errors.to_string())?;
+    for warning in &loaded.warnings {
+        tell(&format!("warning: {warning}"));
+    }
+    let config = loaded.config;
     files::make_dir(&instance.state_dir)?;
     let lock = files::lock(instance)?;
     logging::start(&config.log)?;
@@ -78,29 +90,31 @@ fn boot(instance: &Instance, overrides: &ServeOverrides, users: Registry) -> Res
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let number = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
     let instance = instance.clone();
-    Ok(Boot { instance, config, users, number, control, worker, _lock: lock })
+    Ok(Boot { instance, config, sources, flags, users, number, control, worker, _lock: lock })
 }
 
-fn read_config(instance: &Instance, overrides: &ServeOverrides) -> Result<Config, String> {
+/// Reads everything that the configuration is made of; the error is a sentence or more.
+pub(super) fn read_sources(instance: &Instance, flags: &[Override]) -> Result<Sources, String> {
     let must_exist = instance.named_config.is_some();
     let mut sources = config::read_sources(Some(&instance.config()), must_exist)
-        .map_err(|error| error.to_string())?;
+        .map_err(|errors| errors.to_string())?;
+    sources.flags = flags.to_vec();
+    Ok(sources)
+}
+
+fn overrides_of(overrides: &ServeOverrides) -> Vec<Override> {
     let flags = [
         ("workers.min", "--min-workers", overrides.min_workers),
         ("workers.max", "--max-workers", overrides.max_workers),
         ("workers.concurrency", "--concurrency", overrides.concurrency),
     ];
-    for (key, flag, value) in flags {
-        if let Some(value) = value {
-            let value = toml::Value::Integer(value.into());
-            sources.flags.push(Override { key: key.to_owned(), value, flag: flag.to_owned() });
-        }
-    }
-    let loaded = config::load(&sources).map_err(|errors| errors.to_string())?;
-    for warning in &loaded.warnings {
-        tell(&format!("warning: {warning}"));
-    }
-    Ok(loaded.config)
+    let set = flags.into_iter().filter_map(|(key, flag, value)| Some((key, flag, value?)));
+    set.map(|(key, flag, value)| Override {
+        key: key.to_owned(),
+        value: toml::Value::Integer(value.into()),
+        flag: flag.to_owned(),
+    })
+    .collect()
 }
 
 /// One connection a task and a client: the soft limit is for programs that use `select`.
@@ -122,22 +136,49 @@ pub(crate) fn follow_parent() {
     }
 }
 
-fn broker_main(boot: Boot, lifeline: std::os::fd::OwnedFd) -> i32 {
+/// A child's whole life after its fork; gives its exit code.
+fn born_main(boot: Boot, born: Born) -> i32 {
+    match born {
+        Born::Broker { lifeline } => broker_main(boot, lifeline),
+        Born::Worker { lifeline, slot, serial, generation } => {
+            worker_main(boot, lifeline, slot, serial, generation)
+        }
+        Born::Checker { lifeline, sources } => checker_main(&boot.users, lifeline, &sources),
+    }
+}
+
+/// Looks at a configuration as a start would, and tells the master what it found.
+fn checker_main(users: &Registry, lifeline: OwnedFd, sources: &Sources) -> i32 {
+    title::set("forq: checker");
+    let found = config::load(sources)
+        .map_err(|errors| errors.to_string())
+        .and_then(|loaded| worker::kinds::with_built_in(users, &loaded.config, true));
+    let said = match found {
+        Ok(_) => FromChecker::Good,
+        Err(mut errors) => {
+            errors.truncate(errors.floor_char_boundary(ERRORS_BYTES_MAX));
+            FromChecker::Bad { errors }
+        }
+    };
+    match lifeline::say(&lifeline, &said) {
+        Ok(()) => 0,
+        Err(error) => cannot_start(&error.to_string()),
+    }
+}
+
+fn broker_main(boot: Boot, lifeline: OwnedFd) -> i32 {
     title::set("forq: broker");
     // The database is its owner's. A worker keeps the umask that it was given: its commands' files
     // are the user's business.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let _span = info_span!("broker", pid = std::process::id()).entered();
-    let registry = match worker::kinds::with_built_in(&boot.users, &boot.config, false) {
-        Ok(registry) => registry,
-        Err(error) => return cannot_start(&error),
-    };
     let start = broker::Start {
-        registry,
+        users: boot.users,
         instance: boot.number,
         database: boot.instance.database(),
         reserve: boot.instance.state_dir.join("forq.reserve"),
         config: boot.config,
+        sources: boot.sources,
         control: boot.control,
         worker: boot.worker,
         lifeline,
@@ -148,7 +189,7 @@ fn broker_main(boot: Boot, lifeline: std::os::fd::OwnedFd) -> i32 {
     }
 }
 
-fn worker_main(boot: Boot, lifeline: std::os::fd::OwnedFd, slot: u32, serial: u64) -> i32 {
+fn worker_main(boot: Boot, lifeline: OwnedFd, slot: u32, serial: u64, generation: u32) -> i32 {
     title::set(&format!("forq: worker {slot}"));
     let _span = info_span!("worker", slot, pid = std::process::id()).entered();
     let registry = match worker::kinds::with_built_in(&boot.users, &boot.config, true) {
@@ -161,7 +202,7 @@ fn worker_main(boot: Boot, lifeline: std::os::fd::OwnedFd, slot: u32, serial: u6
         lifeline,
         slot,
         serial,
-        generation: 1,
+        generation,
         concurrency: boot.config.workers.concurrency,
         output_bytes_max: boot.config.queue.input_bytes_max,
     };

@@ -20,8 +20,16 @@ pub(super) struct Asked {
     pub(super) stop: bool,
     /// INT, QUIT: stop quickly.
     pub(super) stop_now: bool,
-    /// One that this version has no answer to, by number.
-    pub(super) unanswered: Option<i32>,
+    /// HUP: reload.
+    pub(super) reload: bool,
+    /// USR1: open the log file again.
+    pub(super) reopen_log: bool,
+    /// USR2: upgrade.
+    pub(super) upgrade: bool,
+    /// TTIN: so many workers more.
+    pub(super) more: u32,
+    /// TTOU: so many workers fewer.
+    pub(super) fewer: u32,
 }
 
 /// The listeners. They must be taken out again in a child: its runtime shares their registry,
@@ -29,6 +37,8 @@ pub(super) struct Asked {
 pub(super) struct Signals {
     wake: UnixStream,
     flags: Vec<(i32, Arc<AtomicBool>)>,
+    /// Signals whose number matters: a byte for each.
+    counts: Vec<(i32, UnixStream)>,
     actions: Vec<SigId>,
 }
 
@@ -38,10 +48,17 @@ impl Signals {
         let (wake, write) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         write.set_nonblocking(true)?;
-        let mut signals = Self { wake, flags: Vec::new(), actions: Vec::new() };
-        for signal in
-            [SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGTTIN, SIGTTOU]
-        {
+        let mut signals = Self { wake, flags: Vec::new(), counts: Vec::new(), actions: Vec::new() };
+        for signal in [SIGTTIN, SIGTTOU] {
+            let (count, each) = UnixStream::pair()?;
+            count.set_nonblocking(true)?;
+            each.set_nonblocking(true)?;
+            signals.actions.push(signal_hook::low_level::pipe::register(signal, each)?);
+            let wake = write.try_clone()?;
+            signals.actions.push(signal_hook::low_level::pipe::register(signal, wake)?);
+            signals.counts.push((signal, count));
+        }
+        for signal in [SIGCHLD, SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2] {
             let flag = Arc::new(AtomicBool::new(false));
             signals.actions.push(signal_hook::flag::register(signal, Arc::clone(&flag))?);
             // After the flag: who is woken must find it set.
@@ -59,9 +76,15 @@ impl Signals {
 
     /// What was asked for since the last time.
     pub(super) fn take(&mut self) -> Asked {
-        let mut bytes = [0; 64];
-        while matches!(self.wake.read(&mut bytes), Ok(count) if count > 0) {}
+        bytes_in(&mut self.wake);
         let mut asked = Asked::default();
+        for (signal, count) in &mut self.counts {
+            let count = bytes_in(count);
+            match *signal {
+                SIGTTIN => asked.more = count,
+                _ => asked.fewer = count,
+            }
+        }
         for (signal, flag) in &self.flags {
             if !flag.swap(false, Ordering::SeqCst) {
                 continue;
@@ -70,7 +93,9 @@ impl Signals {
                 SIGCHLD => asked.reap = true,
                 SIGTERM => asked.stop = true,
                 SIGINT | SIGQUIT => asked.stop_now = true,
-                other => asked.unanswered = Some(other),
+                SIGHUP => asked.reload = true,
+                SIGUSR1 => asked.reopen_log = true,
+                _ => asked.upgrade = true,
             }
         }
         asked
@@ -83,4 +108,15 @@ impl Signals {
             signal_hook::low_level::unregister(action);
         }
     }
+}
+
+/// Reads all there is, and says how much it was.
+fn bytes_in(stream: &mut UnixStream) -> u32 {
+    let (mut bytes, mut sum) = ([0; 64], 0);
+    while let Ok(count) = stream.read(&mut bytes)
+        && count > 0
+    {
+        sum += count as u32;
+    }
+    sum
 }

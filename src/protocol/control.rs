@@ -10,6 +10,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::lifeline::Resize;
 use crate::task::{NewTask, State, TaskId, TaskView};
 
 /// The version of this protocol. A client refuses a daemon that speaks another.
@@ -112,6 +113,14 @@ pub enum Request {
         #[serde(default)]
         now: bool,
     },
+    /// Check the configuration file, and put it in force. Answer: [`Reply::Done`] with the new
+    /// generation, at once; [`Request::Info`] says when its workers are there.
+    Reload,
+    /// Exec the new binary in place. Answer: [`Reply::Done`] with the new generation, before it
+    /// happens; [`Request::Info`] says when it has.
+    Upgrade,
+    /// How many workers there should be. Answer: [`Reply::Done`] with their number.
+    Scale(Resize),
     /// A consistent copy of the database. Answer: [`Reply::Done`] with its size in bytes.
     Backup {
         /// An absolute path that does not exist yet.

@@ -1,10 +1,13 @@
-//! The worker's lifeline: it says ready, and its end is the master's.
+//! The worker's lifeline: it says ready, then beats, and its end is the master's.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 
 use tokio::net::UnixDatagram;
+use tokio::time::MissedTickBehavior;
 
+use crate::config::HEARTBEAT;
 use crate::protocol::codec;
 use crate::protocol::lifeline::FromWorker;
 
@@ -18,14 +21,25 @@ impl Lifeline {
         Ok(Self { socket: UnixDatagram::from_std(fd.into())? })
     }
 
-    /// Tells the master that the event loop runs. The packet fits: it is the first.
-    pub(super) async fn ready(&self) {
-        let sent = match codec::encode(&FromWorker::Ready) {
+    /// Tells the master that the event loop runs, and goes on telling it. While the master does
+    /// not read, this waits for it, and nothing else does.
+    pub(super) async fn beat(&self, tasks_done: &Cell<u64>) {
+        self.say(&FromWorker::Ready).await;
+        let mut beats = tokio::time::interval(HEARTBEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            beats.tick().await;
+            self.say(&FromWorker::Beat { tasks_done: tasks_done.get() }).await;
+        }
+    }
+
+    async fn say(&self, message: &FromWorker) {
+        let sent = match codec::encode(message) {
             Ok(packet) => self.socket.send(&packet).await,
             Err(error) => Err(io::Error::other(error)),
         };
         if let Err(error) = sent {
-            tracing::error!("cannot tell the master: {error}");
+            tracing::debug!("cannot tell the master: {error}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! The worker's side of the worker link. A broker that dies costs nothing: tasks run on, results
 //! are kept, and the next broker is told of all of it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -42,6 +42,8 @@ pub(super) struct Link {
     pub(super) concurrency: u32,
     pub(super) output_bytes_max: u64,
     pub(super) registry: Rc<Registry>,
+    /// Attempts that have ended.
+    pub(super) tasks_done: Cell<u64>,
 }
 
 /// What lives across connections.
@@ -94,7 +96,7 @@ impl Link {
         codec::put(&mut outgoing, &hello).map_err(io::Error::other)?;
         to_broker.write_all(&outgoing).await?;
         // One task writes while the other reads: neither waits for the other.
-        let draining = Rc::new(std::cell::Cell::new(false));
+        let draining = Rc::new(Cell::new(false));
         let write = self.write(to_broker, state, &draining);
         let read = async {
             let mut buffer = BytesMut::new();
@@ -117,11 +119,12 @@ impl Link {
         }
     }
 
-    fn told(&self, message: ToWorker, state: &Rc<State>, draining: &std::cell::Cell<bool>) {
+    fn told(&self, message: ToWorker, state: &Rc<State>, draining: &Cell<bool>) {
         match message {
             ToWorker::Run(start) => self.start(start, state),
             ToWorker::Cancel(run) => state.held.borrow().cancel(run),
             ToWorker::Ack { runs } => {
+                self.tasks_done.set(self.tasks_done.get() + runs.len() as u64);
                 let mut held = state.held.borrow_mut();
                 runs.into_iter().for_each(|run| held.acknowledged(run));
                 state.wake.changed.notify_one();
@@ -151,7 +154,7 @@ impl Link {
         &self,
         mut to_broker: tokio::net::unix::OwnedWriteHalf,
         state: &State,
-        draining: &std::cell::Cell<bool>,
+        draining: &Cell<bool>,
     ) -> io::Result<bool> {
         let mut outgoing = Vec::new();
         let mut full = false;

@@ -13,6 +13,7 @@ mod lifeline;
 mod link;
 mod runner;
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -66,11 +67,12 @@ async fn serve(start: Start) -> i32 {
         concurrency: start.concurrency,
         output_bytes_max: start.output_bytes_max,
         registry: Rc::new(start.registry),
+        tasks_done: Cell::default(),
     };
     // The loop turns: that is what ready means here. The broker may come later.
-    lifeline.ready().await;
     tokio::select! {
         () = link.serve() => 0,
+        () = lifeline.beat(&link.tasks_done) => 0,
         () = lifeline.ended() => 0,
         _ = terminate.recv() => 0,
     }

@@ -1,0 +1,115 @@
+//! Deaths: who is silent, who is too large, who has ended, and who is told.
+
+use std::time::Instant;
+
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::children::{self, Slot};
+use super::supervise::Master;
+use crate::protocol::lifeline::{Exit, ToBroker};
+use crate::task::{Cause, LossReason};
+
+impl Master {
+    /// Whoever does not do in time what is asked of it is ended.
+    pub(super) fn keep_deadlines(&mut self, now: Instant) {
+        let workers = &self.boot.config.workers;
+        let (boot_timeout, heartbeat_timeout) = (workers.boot_timeout, workers.heartbeat_timeout);
+        for child in self.children_mut() {
+            child.keep_deadline(now);
+            let (timeout, why) = match child.ready_at {
+                Some(_) => (heartbeat_timeout, "its event loop stood still"),
+                None => (boot_timeout, "not ready within workers.boot_timeout"),
+            };
+            // One that was told to end has its deadline from the stop, or the time of its tasks.
+            if child.pulse.look(timeout, now) && !child.is_ending() {
+                tracing::error!("pid {} is silent for {timeout:?}: {why}; aborted", child.pid);
+                child.abort(LossReason::Heartbeat, why, now);
+            }
+        }
+        self.keep_phase_deadline(now);
+        self.keep_reload_deadline(now);
+    }
+
+    /// Workers that have grown too large: replaced, or killed.
+    pub(super) fn look_at_memory(&mut self) {
+        let bytes_max = self.boot.config.workers.max_memory;
+        let mut changed = false;
+        for child in self.workers.iter_mut().filter_map(|slot| slot.child.as_mut()) {
+            let Some(bytes) = super::memory::resident_bytes(child.pid) else { continue };
+            if bytes <= bytes_max || child.is_ending() {
+                continue;
+            }
+            if bytes > bytes_max.saturating_mul(2) {
+                tracing::error!("worker pid {} has {bytes} bytes: killed", child.pid);
+                child.kill(LossReason::Memory, "over twice workers.max_memory");
+            } else if child.recycle.is_none() {
+                tracing::warn!("worker pid {} has {bytes} bytes: to be replaced", child.pid);
+                child.recycle = Some("over workers.max_memory");
+            }
+            changed = true;
+        }
+        self.changed |= changed;
+    }
+
+    /// Collects every death there is, also those of strangers that were left to us.
+    #[allow(clippy::disallowed_methods, reason = "the master is the one that reaps")]
+    pub(super) fn reap(&mut self) {
+        while let Ok(status) = waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
+            if status == WaitStatus::StillAlive {
+                return;
+            }
+            if let Some((pid, cause)) = children::death(status) {
+                self.died(pid, cause);
+            }
+        }
+    }
+
+    fn died(&mut self, pid: Pid, cause: Cause) {
+        // What it said before it died counts: it may have been ready.
+        self.hear_children();
+        let now = Instant::now();
+        if self.checker_died(pid, &cause) {
+            return;
+        }
+        let is = |slot: &Slot| slot.child.as_ref().is_some_and(|child| child.pid == pid);
+        if is(&self.broker) {
+            self.broker_died(pid, &cause, now);
+        } else if let Some(place) = self.workers.iter().position(is) {
+            self.worker_died(place, cause, now);
+        }
+    }
+
+    fn broker_died(&mut self, pid: Pid, cause: &Cause, now: Instant) {
+        self.changed = true;
+        let told = self.broker.child.as_ref().is_some_and(|child| child.is_ending());
+        self.broker.empty(cause, now);
+        // There is always to be one.
+        self.broker.fork_at = self.broker.fork_at.or(Some(now));
+        if !told {
+            let how = self.broker.last_exit();
+            tracing::error!("the broker (pid {pid}) is dead: {how}; a new one follows");
+        }
+    }
+
+    fn worker_died(&mut self, place: usize, cause: Cause, now: Instant) {
+        self.changed = true;
+        let slot = &mut self.workers[place];
+        let Some(child) = slot.child.as_ref() else { return };
+        let (pid, told, was_ready) = (child.pid, child.is_ending(), child.ready_at.is_some());
+        let cause = child.cause(cause);
+        let Some(child) = slot.empty(&cause, now) else { return };
+        let (number, how) = (slot.number, slot.last_exit().to_owned());
+        if !was_ready && !told {
+            self.breaker.failed(&how, now);
+        }
+        if self.phase.is_stopping() || (told && child.drain != 0) {
+            tracing::debug!("worker {number} (pid {pid}) has ended: {how}");
+        } else if was_ready || self.breaker.is_news() {
+            tracing::warn!("worker {number} (pid {pid}) is dead: {how}");
+        }
+        let exit = Exit { serial: child.serial, pid: pid.as_raw(), cause };
+        self.tell_broker(&ToBroker::Exited(exit.clone()));
+        self.exits.insert(child.serial, exit);
+    }
+}

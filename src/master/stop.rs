@@ -1,0 +1,110 @@
+//! The ladder of a stop: no dispatch, the drain, cancel and put back, TERM, KILL. And what signals
+//! ask for.
+
+use std::time::{Duration, Instant};
+
+use super::phase::Phase;
+use super::supervise::Master;
+use crate::protocol::lifeline::Resize;
+use crate::task::LossReason;
+
+/// After a drain's end, how long the broker may take to put everything on disk before it is
+/// taken for dead.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
+/// How long a child may take to end after TERM.
+const TERM_MAX: Duration = Duration::from_secs(2);
+
+impl Master {
+    pub(super) fn heed_signals(&mut self) {
+        let asked = self.signals.take();
+        if asked.reap {
+            self.reap();
+        }
+        if asked.stop {
+            self.stop(self.boot.config.workers.drain_timeout);
+        }
+        if asked.stop_now {
+            self.stop(self.phase.quick_drain());
+        }
+        if self.phase.is_stopping() {
+            return;
+        }
+        if asked.reload {
+            self.reload.ask(None);
+        }
+        for _ in 0..asked.more {
+            self.operator_resizes(Resize::More(1));
+        }
+        for _ in 0..asked.fewer {
+            self.operator_resizes(Resize::Fewer(1));
+        }
+    }
+
+    /// Begins to stop, or hastens a stop that has begun.
+    pub(super) fn stop(&mut self, drain: Duration) {
+        let Some(phase) = self.phase.stop(drain, Instant::now()) else { return };
+        if !self.phase.is_stopping() {
+            tracing::info!("stopping: running tasks have {} s", drain.as_secs_f64());
+        }
+        self.enter(phase);
+        self.tell_stop(drain);
+    }
+
+    pub(super) fn end_workers(&mut self, now: Instant) {
+        self.enter(Phase::EndingWorkers { kill_at: now + TERM_MAX });
+        for child in self.workers.iter_mut().filter_map(|slot| slot.child.as_mut()) {
+            child.terminate();
+        }
+    }
+
+    pub(super) fn kill_all(&mut self) {
+        for child in self.children_mut() {
+            child.kill(LossReason::Crash, "it did not end when it was told to");
+        }
+    }
+
+    pub(super) fn phase_deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Draining { until } => Some(until + SETTLE_MAX),
+            Phase::EndingWorkers { kill_at } | Phase::EndingBroker { kill_at } => Some(kill_at),
+            Phase::Booting | Phase::Running => None,
+        }
+    }
+
+    pub(super) fn keep_phase_deadline(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Draining { until } if now >= until + SETTLE_MAX => {
+                tracing::error!("the broker does not finish: its tasks go back at the next start");
+                self.end_workers(now);
+            }
+            Phase::EndingWorkers { .. } if self.workers.iter().all(|slot| slot.child.is_none()) => {
+                self.enter(Phase::EndingBroker { kill_at: now + SETTLE_MAX });
+                if let Some(broker) = &mut self.broker.child {
+                    broker.terminate();
+                }
+            }
+            Phase::EndingWorkers { kill_at } | Phase::EndingBroker { kill_at }
+                if now >= kill_at =>
+            {
+                self.kill_all_but_a_working_broker();
+            }
+            _ => {}
+        }
+    }
+
+    fn kill_all_but_a_working_broker(&mut self) {
+        let kill_at = Instant::now() + TERM_MAX;
+        match self.phase {
+            Phase::EndingWorkers { .. } => {
+                for child in self.workers.iter_mut().filter_map(|slot| slot.child.as_mut()) {
+                    child.kill(LossReason::Crash, "it did not end when it was told to");
+                }
+                self.enter(Phase::EndingWorkers { kill_at });
+            }
+            _ => {
+                self.kill_all();
+                self.enter(Phase::EndingBroker { kill_at });
+            }
+        }
+    }
+}
