@@ -6,7 +6,7 @@
 //! * [`mod@serve`]: from the configuration to the first fork, and from a fork to a child's own main.
 //! * [`supervise`]: the loop; [`births`], [`deaths`], [`talk`], [`resize`], [`reload`], [`stop`]:
 //!   what it does.
-//! * [`roll`], [`bounds`], [`policy`], [`breaker`], [`pulse`], [`phase`]: its decisions, pure.
+//! * [`roll`], [`scale`], [`bounds`], [`policy`], [`breaker`], [`pulse`], [`phase`]: its decisions, pure.
 //! * [`children`]: the table of children; [`memory`]: how large they are.
 //! * [`fork`]: the one place with `unsafe`; [`signals`], [`lifeline`]: what wakes the loop.
 //! * [`files`]: the state folder, its lock and its sockets; [`status`]: `status.json`.
@@ -28,6 +28,7 @@ mod pulse;
 mod reload;
 mod resize;
 mod roll;
+mod scale;
 mod serve;
 mod signals;
 mod status;

@@ -7,7 +7,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::births::Born;
-use super::bounds::Bounds;
 use super::fork::{self, Side};
 use super::lifeline::{self, Lifeline};
 use super::serve;
@@ -131,8 +130,7 @@ impl Master {
         let text = sources.file.as_ref().map_or("", |(_, text)| text.as_str()).to_owned();
         self.boot.config = loaded.config;
         self.boot.sources = sources;
-        let workers = &self.boot.config.workers;
-        self.sizing.rebound(Bounds { min: workers.min, max: workers.max });
+        self.sizing.rebound(&self.boot.config.workers);
         self.generation += 1;
         self.changed = true;
         tracing::info!("reloaded: generation {}; workers are replaced", self.generation);

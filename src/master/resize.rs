@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::bounds::Bounds;
+use super::roll::Member;
+use super::scale::{self, PoolNow, Scale};
 use super::supervise::Master;
+use crate::config::Workers;
 use crate::protocol::lifeline::{Load, Resize};
 
 /// The pool's size as it should be.
@@ -12,19 +15,27 @@ pub(super) struct Sizing {
     pub(super) want: u32,
     /// Why, in one line.
     pub(super) reason: String,
+    rule: Scale,
+    /// What the broker last told.
     load: Load,
 }
 
 impl Sizing {
-    pub(super) fn new(bounds: Bounds) -> Self {
-        let reason = "at workers.min until there is more to do".to_owned();
-        Self { bounds, want: bounds.min, reason, load: Load::default() }
+    pub(super) fn new(workers: &Workers, now: Instant) -> Self {
+        Self {
+            bounds: Bounds { min: workers.min, max: workers.max },
+            want: workers.min,
+            reason: String::new(),
+            rule: Scale::new(workers.scale_down_after, now),
+            load: Load::default(),
+        }
     }
 
-    /// Under new bounds; what operators asked for before is forgotten.
-    pub(super) fn rebound(&mut self, bounds: Bounds) {
-        self.want = bounds.clamp(self.want);
-        self.bounds = bounds;
+    /// Under a new configuration; what operators asked for before is forgotten.
+    pub(super) fn rebound(&mut self, workers: &Workers) {
+        self.bounds = Bounds { min: workers.min, max: workers.max };
+        self.want = self.bounds.clamp(self.want);
+        self.rule.set_down_after(workers.scale_down_after);
     }
 }
 
@@ -42,13 +53,41 @@ impl Master {
         }
     }
 
-    /// Decides anew.
-    pub(super) fn resize(&mut self, _now: Instant) {
-        let _ = Duration::ZERO;
-        let want = self.sizing.bounds.clamp(self.sizing.want);
-        if want != self.sizing.want {
-            self.sizing.want = want;
+    /// Decides anew how many workers there should be.
+    pub(super) fn resize(&mut self, now: Instant) {
+        if self.phase.is_stopping() {
+            return;
+        }
+        let pool = self.pool_now();
+        let sizing = &mut self.sizing;
+        let load = scale::Load {
+            ready: sizing.load.ready,
+            in_flight: sizing.load.in_flight,
+            oldest_wait: Duration::from_millis(sizing.load.oldest_wait_ms),
+            ceiling: sizing.load.ceiling,
+        };
+        let decision = sizing.rule.decide(&load, &pool, sizing.bounds, now);
+        if decision.want != sizing.want {
+            tracing::info!("{}", decision.reason);
+        }
+        if (decision.want, &decision.reason) != (sizing.want, &sizing.reason) {
+            (sizing.want, sizing.reason) = (decision.want, decision.reason);
             self.changed = true;
+        }
+    }
+
+    fn pool_now(&self) -> PoolNow {
+        let members = self.members();
+        let count = |which: fn(&Member) -> bool| {
+            let members = members.iter().filter(|member| !member.ending && which(member));
+            members.count() as u32
+        };
+        PoolNow {
+            ready: count(|member| member.ready && !member.draining),
+            booting: count(|member| !member.ready && !member.draining),
+            draining: count(|member| member.draining && !member.stale),
+            slots: self.sizing.load.slots,
+            concurrency: self.boot.config.workers.concurrency,
         }
     }
 
@@ -57,11 +96,9 @@ impl Master {
         let sizing = &mut self.sizing;
         sizing.bounds = sizing.bounds.resized(sizing.want, resize);
         sizing.want = sizing.bounds.clamp(sizing.want);
-        sizing.reason = format!(
-            "asked for: between {} and {} until the next reload",
-            sizing.bounds.min, sizing.bounds.max
-        );
-        tracing::info!("scaled to {}: {}", sizing.want, sizing.reason);
+        let Bounds { min, max } = sizing.bounds;
+        tracing::info!("asked for: {} workers, between {min} and {max}", sizing.want);
         self.changed = true;
+        self.resize(Instant::now());
     }
 }

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::births::Born;
-use super::bounds::Bounds;
 use super::breaker::Breaker;
 use super::children::{Child, Slot};
 use super::phase::{Condition, Phase};
@@ -59,8 +58,7 @@ pub(super) struct Master {
 
 impl Master {
     pub(super) fn new(boot: Boot, signals: Signals, now: Instant) -> Self {
-        let workers = &boot.config.workers;
-        let sizing = Sizing::new(Bounds { min: workers.min, max: workers.max });
+        let sizing = Sizing::new(&boot.config.workers, now);
         let mut broker = Slot::new(0);
         broker.fork_at = Some(now);
         Self {
