@@ -307,7 +307,7 @@ fn a_damaged_or_newer_database_is_refused_and_never_emptied() {
 #[test]
 fn a_configuration_that_is_wrong_names_file_key_and_cure() {
     for (config, says) in [
-        ("[workers]\nmin = 0\n", &["forq.toml line 2: workers.min = 0", "must be"][..]),
+        ("[workers]\nmax = 0\n", &["forq.toml line 2: workers.max = 0", "must be"][..]),
         ("[workers]\nmin = 5\nmax = 2\n", &["workers.min", "workers.max"]),
         ("[worker]\n", &["worker", "workers"]),
         ("[queue\n", &["forq.toml line 1"]),

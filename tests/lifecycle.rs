@@ -204,11 +204,11 @@ fn a_folder_that_cannot_be_made_is_refused() {
 
 #[test]
 fn a_bad_configuration_is_refused_before_anything_is_made() {
-    let mut daemon = Daemon::prepare("state", "[workers]\nmin = 0\n");
+    let mut daemon = Daemon::prepare("state", "[workers]\nmax = 0\n");
     daemon.spawn();
     assert_eq!(daemon.gone(AT_ONCE).code(), Some(2));
     let log = daemon.log();
-    assert!(log.contains("forq.toml line 2") && log.contains("workers.min"), "{log}");
+    assert!(log.contains("forq.toml line 2") && log.contains("workers.max"), "{log}");
     assert!(!daemon.state_dir().exists());
 }
 

@@ -87,7 +87,7 @@ pub enum ConfigError {
     },
 }
 
-/// `forq.toml line 3: workers.min = 0: must be …`, but `--min-workers 0: must be …`.
+/// `forq.toml line 3: workers.max = 0: must be …`, but `--max-workers 0: must be …`.
 fn place_of(origin: &Origin, key: &str, found: Option<&str>, reason: &str) -> String {
     match (origin, found) {
         (Origin::Flag { name }, Some(found)) => format!("{name} {found}: {reason}"),

@@ -23,11 +23,16 @@ pub const INPUT_BYTES_MAX: u64 = 256 << 20;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Workers {
-    /// Worker processes that are always there. Default: 2, or `max` when only that is set and
-    /// is less.
+    /// Worker processes that are always there; with 0 the first task that comes forks one.
+    /// Default: 2, or `max` when only that is set and is less.
     pub min: u32,
     /// Worker processes at most. Default: the number of CPUs, at least 4, at least `min`.
     pub max: u32,
+    /// How long a smaller pool must have been enough before a worker more than `min` is let go:
+    /// it ends when its tasks have. A load that comes and goes lengthens this by itself, at most
+    /// ten times.
+    #[serde(with = "DurationText")]
+    pub scale_down_after: Duration,
     /// Tasks that one worker runs at once.
     pub concurrency: u32,
     /// A worker whose event loop has not beaten for this long is dead: ABRT, then KILL. It is
@@ -57,6 +62,7 @@ impl Default for Workers {
         Self {
             min: 2,
             max: 4,
+            scale_down_after: Duration::from_secs(60),
             concurrency: 32,
             heartbeat_timeout: Duration::from_secs(30),
             boot_timeout: Duration::from_secs(10),

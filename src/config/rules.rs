@@ -66,8 +66,9 @@ const fn required(pattern: &'static str, kind: Kind) -> Rule {
 
 /// Every key there is.
 pub(super) const RULES: &[Rule] = &[
-    optional("workers.min", Kind::Count(1, 1024)),
+    optional("workers.min", Kind::Count(0, 1024)),
     optional("workers.max", Kind::Count(1, 1024)),
+    optional("workers.scale_down_after", Kind::Duration(SECOND, DAY)),
     optional("workers.concurrency", Kind::Count(1, 100_000)),
     optional("workers.heartbeat_timeout", Kind::Duration(MILLI, DAY)),
     optional("workers.boot_timeout", Kind::Duration(MILLI, DAY)),

@@ -70,16 +70,20 @@ fn the_example_loads() {
 /// Each file, and the whole of what is said about it.
 const BAD_FILES: &[(&str, &str)] = &[
     (
-        "\n[workers]\nmin = 0",
-        "forq.toml line 3: workers.min = 0: must be a whole number from 1 to 1024",
+        "\n[workers]\nmax = 0",
+        "forq.toml line 3: workers.max = 0: must be a whole number from 1 to 1024",
+    ),
+    (
+        "workers.min = -1",
+        "forq.toml line 1: workers.min = -1: must be a whole number from 0 to 1024",
     ),
     (
         "workers.min = 2.5",
-        "forq.toml line 1: workers.min = 2.5: must be a whole number from 1 to 1024",
+        "forq.toml line 1: workers.min = 2.5: must be a whole number from 0 to 1024",
     ),
     (
         "workers.min = 99999999999999999999",
-        "forq.toml line 1: workers.min = 100000000000000000000.0: must be a whole number from 1 to 1024",
+        "forq.toml line 1: workers.min = 100000000000000000000.0: must be a whole number from 0 to 1024",
     ),
     ("[workers]\nmn = 3", "forq.toml line 2: unknown key workers.mn; did you mean min?"),
     ("[worker]\nmin = 3", "forq.toml line 1: unknown key worker; did you mean workers?"),
@@ -101,11 +105,19 @@ const BAD_FILES: &[(&str, &str)] = &[
     ),
     (
         "workers.min.x = 3",
-        "forq.toml line 1: workers.min = { x = 3 }: must be a whole number from 1 to 1024",
+        "forq.toml line 1: workers.min = { x = 3 }: must be a whole number from 0 to 1024",
     ),
     (
         "[workers]\nmin = 5\nmax = 4",
         "forq.toml line 2: workers.min = 5: is above workers.max = 4 (forq.toml line 3): raise max or lower min",
+    ),
+    (
+        "workers.scale_down_after = '0s'",
+        "forq.toml line 1: workers.scale_down_after = \"0s\": must be a duration from \"1s\" to \"1d\"",
+    ),
+    (
+        "workers.scale_down_after = '25h'",
+        "forq.toml line 1: workers.scale_down_after = \"25h\": must be a duration from \"1s\" to \"1d\"",
     ),
     (
         "workers.heartbeat_timeout = '1s'",
@@ -218,7 +230,7 @@ fn syntax_errors_keep_line_and_column() {
 
 #[test]
 fn every_error_is_told_one_a_line_in_the_order_of_the_file() {
-    let mut sources = file("[queue]\nmax_queued = 0\n[workers]\nmin = 0\nmux = 1\n");
+    let mut sources = file("[queue]\nmax_queued = 0\n[workers]\nmin = -1\nmux = 1\n");
     sources.env = env(&[("FORQ_WORKERS__MAX", "0")]).env;
     sources.flags.push(flag("workers.concurrency", 0, "--concurrency"));
     let said = errors(&sources);
@@ -277,7 +289,7 @@ fn bad_variables_and_options_are_named() {
     let table = [
         (
             ("FORQ_WORKERS__MIN", "many"),
-            "environment FORQ_WORKERS__MIN: workers.min = \"many\": must be a whole number from 1 to 1024",
+            "environment FORQ_WORKERS__MIN: workers.min = \"many\": must be a whole number from 0 to 1024",
         ),
         (
             ("FORQ_WORKERS__MN", "1"),
@@ -291,9 +303,9 @@ fn bad_variables_and_options_are_named() {
     for (pair, sentence) in table {
         assert_eq!(errors(&env(&[pair])), sentence);
     }
-    let flags = vec![flag("workers.min", 0, "--min-workers")];
+    let flags = vec![flag("workers.max", 0, "--max-workers")];
     let sources = Sources { flags, ..Sources::default() };
-    assert_eq!(errors(&sources), "--min-workers 0: must be a whole number from 1 to 1024");
+    assert_eq!(errors(&sources), "--max-workers 0: must be a whole number from 1 to 1024");
 }
 
 #[test]
@@ -306,6 +318,7 @@ fn the_bound_that_nobody_set_follows() {
     assert_eq!(bounds("", 16), (2, 16));
     assert_eq!(bounds("workers.min = 40", 16), (40, 40));
     assert_eq!(bounds("workers.max = 1", 16), (1, 1));
+    assert_eq!(bounds("workers.min = 0", 1), (0, 4));
 }
 
 #[test]
@@ -349,6 +362,7 @@ fn the_effective_values_are_shown_with_their_origins() {
     for line in [
         "queue.task_timeout = \"10m\" # forq.toml line 15",
         "workers.max_tasks_jitter = 0 # default",
+        "workers.scale_down_after = \"1m\" # default",
         "workers.max_memory = \"512MiB\" # forq.toml line 9",
         "providers.deepseek.api_key_env = \"DEEPSEEK_API_KEY\" # forq.toml line 27",
         "providers.deepseek.price.input_per_mtok = 0.27 # forq.toml line 34",
@@ -373,9 +387,10 @@ fn the_schema_has_every_key_with_its_bounds_and_its_meaning() {
         assert_ne!(at.get("default"), Some(&Json::Null), "{}", rule.pattern);
     }
     let workers = &schema["properties"]["workers"];
-    assert_eq!(workers["properties"]["min"]["minimum"], 1);
+    assert_eq!(workers["properties"]["min"]["minimum"], 0);
     assert_eq!(workers["properties"]["min"]["maximum"], 1024);
     assert_eq!(workers["properties"]["boot_timeout"]["default"], "10s");
+    assert_eq!(workers["properties"]["scale_down_after"]["default"], "1m");
     assert_eq!(workers["additionalProperties"], false);
     let provider = &schema["properties"]["providers"]["additionalProperties"];
     assert_eq!(provider["required"], serde_json::json!(["base_url"]));
