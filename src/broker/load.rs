@@ -14,10 +14,11 @@ impl Core {
     fn load(&self) -> Load {
         let now_ms = now_ms();
         let waiting = self.waiting();
+        let takes = self.workers.values().filter(|worker| worker.takes_tasks());
         let busy = self.workers.iter().filter(|(_, worker)| worker.in_flight > 0);
         Load {
             ready: waiting.tasks,
-            in_flight: self.runs.len() as u64,
+            in_flight: takes.map(|worker| u64::from(worker.in_flight)).sum(),
             oldest_wait_ms: waiting.oldest_ms.map_or(0, |at| (now_ms - at).max(0)).unsigned_abs(),
             slots: self.slots(),
             ceiling: None,

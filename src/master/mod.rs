@@ -7,7 +7,8 @@
 //! * [`supervise`]: the loop; [`births`], [`deaths`], [`talk`], [`resize`], [`reload`], [`stop`]:
 //!   what it does.
 //! * [`roll`], [`scale`], [`bounds`], [`policy`], [`breaker`], [`pulse`], [`phase`]: its decisions, pure.
-//! * [`children`]: the table of children; [`memory`]: how large they are.
+//! * [`children`]: the table of children; [`memory`], [`oom`]: how large they are, and
+//!   whether that killed one.
 //! * [`fork`]: the one place with `unsafe`; [`signals`], [`lifeline`]: what wakes the loop.
 //! * [`files`]: the state folder, its lock and its sockets; [`status`]: `status.json`.
 //! * [`title`]: what `ps` shows; [`logging`]: where the log goes.
@@ -22,6 +23,7 @@ mod fork;
 mod lifeline;
 mod logging;
 mod memory;
+mod oom;
 mod phase;
 mod policy;
 mod pulse;

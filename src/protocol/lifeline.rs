@@ -123,7 +123,7 @@ pub enum FromBroker {
 pub struct Load {
     /// Tasks that could run now, if there were slots.
     pub ready: u64,
-    /// Tasks that run.
+    /// Tasks that hold slots of the workers that take more.
     pub in_flight: u64,
     /// How long the oldest of the ready has been so, in milliseconds.
     pub oldest_wait_ms: u64,
