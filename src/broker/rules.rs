@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use super::store::{Facts, Next};
-use crate::task::{Cause, ErrorKind, STARTS_MAX, TaskError, TaskId};
+use crate::task::{Cause, ErrorKind, LossReason, STARTS_MAX, TaskError, TaskId};
 
 /// How long failed attempts wait.
 #[derive(Clone, Copy, Debug)]
@@ -73,10 +73,16 @@ pub(crate) fn after_put_back(facts: &Facts) -> Next {
 }
 
 fn loss_message(cause: &Cause) -> String {
-    match (&cause.signal, cause.exit_code) {
+    let how = match (&cause.signal, cause.exit_code) {
         (Some(signal), _) => format!("its worker was ended by {signal}"),
         (None, Some(code)) => format!("its worker ended with exit code {code}"),
         (None, None) => "its worker is gone".to_owned(),
+    };
+    match cause.reason {
+        Some(LossReason::Heartbeat) => format!("{how}, since its event loop stood still"),
+        Some(LossReason::Memory) => format!("{how}, since it held more than its max_memory"),
+        Some(LossReason::Oom) => format!("{how}, probably because the machine was out of memory"),
+        Some(LossReason::Crash) | None => how,
     }
 }
 

@@ -47,7 +47,7 @@ impl Master {
                 Step::GiveUp => {
                     let vacant = self.workers.iter_mut().filter(|slot| slot.is_vacant());
                     if let Some(slot) = vacant.max_by_key(|slot| slot.fork_at) {
-                        slot.fork_at = None;
+                        slot.give_up();
                     }
                 }
                 Step::TakeBack(number) => self.set_drain(number, 0),
@@ -60,8 +60,9 @@ impl Master {
     }
 
     pub(super) fn members(&self) -> Vec<Member> {
+        let stay = |slot: &&Slot| !slot.is_vacant();
         let member = |slot: &Slot| Some(slot.child.as_ref()?.member(slot.number, self.generation));
-        self.workers.iter().filter_map(member).collect()
+        self.workers.iter().filter(stay).filter_map(member).collect()
     }
 
     fn vacant(&self) -> u32 {

@@ -134,6 +134,11 @@ impl Child {
         self.end != End::No
     }
 
+    /// Whether it is dying, and its place is to be filled again.
+    pub(super) fn leaves_a_vacancy(&self) -> bool {
+        matches!(self.end, End::Aborted { .. } | End::Killed { .. }) && self.drain == 0
+    }
+
     /// Sends a signal. One that is dead and not reaped takes it, too.
     pub(super) fn signal(&self, signal: Signal) {
         let _ = kill(self.pid, signal);
@@ -204,14 +209,26 @@ impl Slot {
         self.fork_at = Some(now + pause);
     }
 
+    /// Leaves the place empty after all.
+    pub(super) fn give_up(&mut self) {
+        self.fork_at = None;
+        if let Some(child) = &mut self.child {
+            // Any number says that it will not be replaced.
+            child.drain = u32::MAX;
+        }
+    }
+
     /// How the last one ended, in words.
     pub(super) fn last_exit(&self) -> &str {
         self.last_exit.as_deref().unwrap_or("")
     }
 
-    /// Whether it waits for its fork.
+    /// Whether its next child is only a matter of time.
     pub(super) fn is_vacant(&self) -> bool {
-        self.child.is_none() && self.fork_at.is_some()
+        match &self.child {
+            None => self.fork_at.is_some(),
+            Some(child) => child.leaves_a_vacancy(),
+        }
     }
 
     /// What the broker and `status.json` are told; `None`: nobody is there, or expected.

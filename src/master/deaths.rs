@@ -32,7 +32,9 @@ impl Master {
     }
 
     /// Workers that have grown too large: replaced, or killed.
-    pub(super) fn look_at_memory(&mut self) {
+    pub(super) fn look_at_memory(&mut self, now: Instant) {
+        // So that an old kill is not taken for the cause of a later death.
+        self.oom.killed_lately(now);
         let bytes_max = self.boot.config.workers.max_memory;
         let mut changed = false;
         for child in self.workers.iter_mut().filter_map(|slot| slot.child.as_mut()) {
@@ -97,7 +99,10 @@ impl Master {
         let slot = &mut self.workers[place];
         let Some(child) = slot.child.as_ref() else { return };
         let (pid, told, was_ready) = (child.pid, child.is_ending(), child.ready_at.is_some());
-        let cause = child.cause(cause);
+        let mut cause = child.cause(cause);
+        if !told && cause.signal.as_deref() == Some("SIGKILL") && self.oom.killed_lately(now) {
+            cause.reason = Some(LossReason::Oom);
+        }
         let Some(child) = slot.empty(&cause, now) else { return };
         let (number, how) = (slot.number, slot.last_exit().to_owned());
         if !was_ready && !told {

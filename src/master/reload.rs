@@ -83,7 +83,8 @@ impl Master {
 
     pub(super) fn hear_checker(&mut self) {
         let said = self.reload.check.as_ref().and_then(|check| check.lifeline.receive());
-        let (Some(said), Some(check)) = (said, self.reload.check.take()) else { return };
+        let Some(said) = said else { return };
+        let Some(check) = self.reload.check.take() else { return };
         match said {
             FromChecker::Good => self.take_config(check.sources, &check.askers),
             FromChecker::Bad { errors } => self.refuse_reload(&check.askers, &errors),

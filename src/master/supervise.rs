@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::births::Born;
 use super::breaker::Breaker;
 use super::children::{Child, Slot};
+use super::oom::OomWatch;
 use super::phase::{Condition, Phase};
 use super::reload::Reload;
 use super::resize::Sizing;
@@ -47,6 +48,7 @@ pub(super) struct Master {
     pub(super) generation: u32,
     pub(super) sizing: Sizing,
     pub(super) breaker: Breaker,
+    pub(super) oom: OomWatch,
     /// Why the broker cannot start, while it is tried again.
     pub(super) broker_trouble: Option<String>,
     pub(super) fatal: Option<String>,
@@ -73,6 +75,7 @@ impl Master {
             generation: 1,
             sizing,
             breaker: Breaker::default(),
+            oom: OomWatch::new(),
             broker_trouble: None,
             fatal: None,
             reload: Reload::default(),
@@ -92,7 +95,7 @@ impl Master {
             self.keep_deadlines(now);
             if now >= self.next_tick {
                 self.next_tick = now + TICK;
-                self.look_at_memory();
+                self.look_at_memory(now);
                 self.resize(now);
             }
             self.look_at_phase();

@@ -79,6 +79,11 @@ impl Daemon {
         self.state_dir = state_dir.to_owned();
     }
 
+    /// Puts other text into the configuration file; nobody is told.
+    pub(crate) fn configure(&self, config: &str) {
+        std::fs::write(self.file("forq.toml"), config).expect("the configuration");
+    }
+
     /// Starts `forq serve` on the state folder, and waits until it runs.
     #[track_caller]
     pub(crate) fn start_again(&mut self) {
@@ -275,6 +280,15 @@ impl Daemon {
             master: pid(&info["master"]["pid"])?,
             broker: pid(&info["broker"]["pid"])?,
             workers: ready.collect::<Option<_>>()?,
+        })
+    }
+
+    /// What `forq info` says, once it says this.
+    #[track_caller]
+    pub(crate) fn info_when(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        eventually(what, SOON, || {
+            let output = self.forq(&["info", "--json"]);
+            serde_json::from_slice(&output.stdout).ok().filter(|info| holds(info))
         })
     }
 
