@@ -305,6 +305,18 @@ fn a_damaged_or_newer_database_is_refused_and_never_emptied() {
 }
 
 #[test]
+fn too_few_open_files_for_the_concurrency_are_refused_with_the_numbers() {
+    let daemon = Daemon::prepare("state", "[workers]\nconcurrency = 1000\n");
+    let output = std::process::Command::new("sh")
+        .args(["-c", "ulimit -n 500 && exec \"$0\" serve --config \"$1\""])
+        .args([daemon.command().get_program(), daemon.file("forq.toml").as_os_str()])
+        .env("FORQ_STATE_DIR", daemon.state_dir())
+        .output()
+        .unwrap();
+    sentence(&output, 2, &["concurrency = 1000", "1064", "500", "LimitNOFILE="]);
+}
+
+#[test]
 fn a_configuration_that_is_wrong_names_file_key_and_cure() {
     for (config, says) in [
         ("[workers]\nmax = 0\n", &["forq.toml line 2: workers.max = 0", "must be"][..]),

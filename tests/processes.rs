@@ -168,6 +168,26 @@ fn a_replacement_takes_tasks() {
 }
 
 #[test]
+fn a_daemon_of_root_says_so() {
+    let daemon = Daemon::start("");
+    let told = daemon.log().lines().filter(|line| line.contains("running as root")).count();
+    assert_eq!(told, usize::from(nix::unistd::geteuid().is_root()), "{}", daemon.log());
+}
+
+#[test]
+fn open_files_are_raised_to_what_the_concurrency_may_need() {
+    let daemon = Daemon::start("[workers]\nconcurrency = 1000\n");
+    let worker = daemon.all_up().workers[0];
+    let limits = fs::read_to_string(format!("/proc/{worker}/limits")).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let [soft, hard] = [3, 4].map(|field| {
+        let limit = line.split_whitespace().nth(field).unwrap();
+        limit.parse().unwrap_or(u64::MAX)
+    });
+    assert!(soft >= hard.min(8064), "{line}");
+}
+
+#[test]
 fn a_state_folder_is_its_owners() {
     let daemon = Daemon::start("");
     let id = daemon.submit("noop", &json!({}), &[]);

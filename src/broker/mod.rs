@@ -63,6 +63,7 @@ use store::reader::Reader;
 use store::writer::{Op, Writer};
 use waits::Wait;
 
+pub(crate) use clients::CLIENTS_MAX;
 pub(crate) use start::{Start, run};
 
 /// Everything that can happen to the broker, but for the store's answers.

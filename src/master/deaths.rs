@@ -38,7 +38,7 @@ impl Master {
         let bytes_max = self.boot.config.workers.max_memory;
         let mut changed = false;
         for child in self.workers.iter_mut().filter_map(|slot| slot.child.as_mut()) {
-            let Some(bytes) = super::memory::resident_bytes(child.pid) else { continue };
+            let Some(bytes) = super::limits::resident_bytes(child.pid) else { continue };
             if bytes <= bytes_max || child.is_ending() {
                 continue;
             }

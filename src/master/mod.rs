@@ -7,8 +7,8 @@
 //! * [`supervise`]: the loop; [`births`], [`deaths`], [`talk`], [`resize`], [`reload`], [`stop`]:
 //!   what it does.
 //! * [`roll`], [`scale`], [`bounds`], [`policy`], [`breaker`], [`pulse`], [`phase`]: its decisions, pure.
-//! * [`children`]: the table of children; [`memory`], [`oom`]: how large they are, and
-//!   whether that killed one.
+//! * [`children`]: the table of children; [`limits`], [`oom`]: open files, memory, root; and
+//!   whether the kernel killed a child for want of memory.
 //! * [`fork`]: the one place with `unsafe`; [`signals`], [`lifeline`]: what wakes the loop.
 //! * [`files`]: the state folder, its lock and its sockets; [`status`]: `status.json`.
 //! * [`title`]: what `ps` shows; [`logging`]: where the log goes.
@@ -21,8 +21,8 @@ mod deaths;
 mod files;
 mod fork;
 mod lifeline;
+mod limits;
 mod logging;
-mod memory;
 mod oom;
 mod phase;
 mod policy;

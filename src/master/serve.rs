@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::Flock;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tracing::info_span;
@@ -15,7 +14,7 @@ use tracing::info_span;
 use super::births::Born;
 use super::signals::Signals;
 use super::supervise::{Ended, Master};
-use super::{files, fork, lifeline, logging, title};
+use super::{files, fork, lifeline, limits, logging, title};
 use crate::cli::ServeOverrides;
 use crate::config::{self, Config, Override, Sources};
 use crate::handler::Registry;
@@ -84,7 +83,8 @@ fn boot(instance: &Instance, overrides: &ServeOverrides, users: Registry) -> Res
     logging::start(&config.log)?;
     // Known now rather than by workers that cannot start.
     worker::kinds::with_built_in(&users, &config, true)?;
-    raise_descriptor_limit();
+    limits::raise_open_files(&config.workers)?;
+    limits::warn_of_root();
     let control = files::bind(&instance.control_socket)?;
     let worker = files::bind(&instance.worker_socket())?;
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -115,13 +115,6 @@ fn overrides_of(overrides: &ServeOverrides) -> Vec<Override> {
         flag: flag.to_owned(),
     })
     .collect()
-}
-
-/// One connection a task and a client: the soft limit is for programs that use `select`.
-fn raise_descriptor_limit() {
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
 }
 
 /// Ends with the process that started this one, if it asked for that.
