@@ -11,7 +11,7 @@
 //!   whether the kernel killed a child for want of memory.
 //! * [`fork`]: the one place with `unsafe`; [`signals`], [`lifeline`]: what wakes the loop.
 //! * [`files`]: the state folder, its lock and its sockets; [`status`]: `status.json`.
-//! * [`title`]: what `ps` shows; [`logging`]: where the log goes.
+//! * [`title`]: what `ps` shows; [`logging`]: where the log goes, also after a rotation.
 
 mod births;
 mod bounds;
@@ -22,6 +22,7 @@ mod files;
 mod fork;
 mod lifeline;
 mod limits;
+#[allow(dead_code)]
 mod logging;
 mod oom;
 mod phase;
