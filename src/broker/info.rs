@@ -58,6 +58,7 @@ impl Core {
                 let state = match worker {
                     Some(_) if draining => "draining",
                     Some(_) => "ready",
+                    None if slot.pid.is_none() => "waiting",
                     None => "booting",
                 };
                 json!({

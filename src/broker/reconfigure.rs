@@ -53,6 +53,7 @@ impl Core {
                 self.registry = registry;
                 self.queues.reconfigure(start::settings_of(&loaded.config));
                 self.input_bytes_max.set(loaded.config.queue.input_bytes_max);
+                crate::master::set_log_level(&loaded.config.log);
                 self.config = loaded.config;
                 self.sources = sources;
             }

@@ -149,7 +149,7 @@ impl Core {
             }
             lifeline::ToBroker::Config { piece, last } => self.new_config(&piece, last),
             lifeline::ToBroker::Answer { asker, result } => self.master_answered(asker, result),
-            lifeline::ToBroker::ReopenLog => {}
+            lifeline::ToBroker::ReopenLog => crate::master::reopen_log(),
         }
     }
 }

@@ -90,7 +90,8 @@ impl Master {
         self.broker.fork_at = self.broker.fork_at.or(Some(now));
         if !told {
             let how = self.broker.last_exit();
-            tracing::error!("the broker (pid {pid}) is dead: {how}; a new one follows");
+            let line = format!("the broker (pid {pid}) is dead: {how}; a new one follows");
+            self.tell_death(0, &line, now);
         }
     }
 
@@ -110,11 +111,28 @@ impl Master {
         }
         if self.phase.is_stopping() || (told && child.drain != 0) {
             tracing::debug!("worker {number} (pid {pid}) has ended: {how}");
-        } else if was_ready || self.breaker.is_news() {
-            tracing::warn!("worker {number} (pid {pid}) is dead: {how}");
+        } else {
+            self.tell_death(number, &format!("worker {number} (pid {pid}) is dead: {how}"), now);
         }
         let exit = Exit { serial: child.serial, pid: pid.as_raw(), cause };
         self.tell_broker(&ToBroker::Exited(exit.clone()));
         self.exits.insert(child.serial, exit);
+    }
+
+    /// The first deaths in a slot are told one by one, the rest of a loop in numbers.
+    fn tell_death(&mut self, slot: u32, line: &str, now: Instant) {
+        // Of a minute that has passed since the last look.
+        self.tell_held(now);
+        if self.quiet.admit(slot, now).is_some() {
+            tracing::warn!("{line}");
+        }
+    }
+
+    /// Tells of the deaths that were not told one by one.
+    pub(super) fn tell_held(&mut self, now: Instant) {
+        for (slot, count) in self.quiet.take_held(now) {
+            let who = if slot == 0 { "the broker".to_owned() } else { format!("worker {slot}") };
+            tracing::warn!("{who} died {count} more times in the last minute");
+        }
     }
 }

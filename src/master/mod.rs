@@ -11,7 +11,8 @@
 //!   whether the kernel killed a child for want of memory.
 //! * [`fork`]: the one place with `unsafe`; [`signals`], [`lifeline`]: what wakes the loop.
 //! * [`files`]: the state folder, its lock and its sockets; [`status`]: `status.json`.
-//! * [`title`]: what `ps` shows; [`logging`]: where the log goes, also after a rotation.
+//! * [`title`]: what `ps` shows; [`logging`]: where the log goes, also after a rotation;
+//!   [`quiet`]: how a crash loop does not fill it.
 
 mod births;
 mod bounds;
@@ -22,12 +23,12 @@ mod files;
 mod fork;
 mod lifeline;
 mod limits;
-#[allow(dead_code)]
 mod logging;
 mod oom;
 mod phase;
 mod policy;
 mod pulse;
+mod quiet;
 mod reload;
 mod resize;
 mod roll;
@@ -41,4 +42,5 @@ mod talk;
 mod title;
 
 pub(crate) use fork::unblock_signals;
+pub(crate) use logging::{reopen as reopen_log, set_level as set_log_level};
 pub(crate) use serve::{PARENT_VARIABLE, follow_parent, serve};

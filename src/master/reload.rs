@@ -9,8 +9,8 @@ use nix::unistd::Pid;
 use super::births::Born;
 use super::fork::{self, Side};
 use super::lifeline::{self, Lifeline};
-use super::serve;
 use super::supervise::Master;
+use super::{limits, logging, serve};
 use crate::config::{self, Sources};
 use crate::protocol::lifeline::{CONFIG_PIECE_BYTES_MAX, FromChecker, ToBroker};
 use crate::task::Cause;
@@ -132,6 +132,10 @@ impl Master {
         self.boot.config = loaded.config;
         self.boot.sources = sources;
         self.sizing.rebound(&self.boot.config.workers);
+        logging::set_level(&self.boot.config.log);
+        if let Err(error) = limits::raise_open_files(&self.boot.config.workers) {
+            tracing::error!("{error}");
+        }
         self.generation += 1;
         self.changed = true;
         tracing::info!("reloaded: generation {}; workers are replaced", self.generation);

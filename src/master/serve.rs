@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::fcntl::Flock;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use tracing::info_span;
+use tracing::error_span;
 
 use super::births::Born;
 use super::signals::Signals;
@@ -164,7 +164,8 @@ fn broker_main(boot: Boot, lifeline: OwnedFd) -> i32 {
     // The database is its owner's. A worker keeps the umask that it was given: its commands' files
     // are the user's business.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    let _span = info_span!("broker", pid = std::process::id()).entered();
+    let _span = error_span!("broker", pid = std::process::id()).entered();
+    limits::raise_oom_score(limits::BROKER_OOM_SCORE);
     let start = broker::Start {
         users: boot.users,
         instance: boot.number,
@@ -184,7 +185,8 @@ fn broker_main(boot: Boot, lifeline: OwnedFd) -> i32 {
 
 fn worker_main(boot: Boot, lifeline: OwnedFd, slot: u32, serial: u64, generation: u32) -> i32 {
     title::set(&format!("forq: worker {slot}"));
-    let _span = info_span!("worker", slot, pid = std::process::id()).entered();
+    let _span = error_span!("worker", slot, pid = std::process::id()).entered();
+    limits::raise_oom_score(limits::WORKER_OOM_SCORE);
     let registry = match worker::kinds::with_built_in(&boot.users, &boot.config, true) {
         Ok(registry) => registry,
         Err(error) => return cannot_start(&error),

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::protocol::lifeline::Pool;
+use crate::protocol::lifeline::{Pool, PoolWorker};
 
 /// Writes the file as a whole or not at all.
 pub(super) fn write(path: &Path, pool: &Pool, broker_pid: Option<i32>) {
@@ -18,7 +18,8 @@ pub(super) fn write(path: &Path, pool: &Pool, broker_pid: Option<i32>) {
             json!({
                 "slot": worker.slot,
                 "pid": worker.pid,
-                "ready": worker.ready,
+                "generation": worker.generation,
+                "state": state(worker),
                 "restarts": worker.restarts,
                 "backoff_ms": worker.backoff_ms,
                 "last_exit": worker.last_exit,
@@ -27,14 +28,33 @@ pub(super) fn write(path: &Path, pool: &Pool, broker_pid: Option<i32>) {
         .collect();
     let status = json!({
         "phase": pool.phase,
+        "reason": pool.reason,
+        "generation": pool.generation,
+        "rolled": pool.rolled,
         "version": env!("CARGO_PKG_VERSION"),
         "master_pid": std::process::id(),
         "broker_pid": broker_pid,
+        "scale": {
+            "min": pool.scale.min,
+            "max": pool.scale.max,
+            "want": pool.scale.want,
+            "reason": pool.scale.reason,
+        },
         "broker_restarts": pool.broker_restarts,
         "workers": workers,
     });
     if let Err(error) = replace(path, &status) {
         tracing::warn!("cannot write {}: {error}", path.display());
+    }
+}
+
+/// As the broker says it in `forq info`.
+fn state(worker: &PoolWorker) -> &'static str {
+    match worker {
+        PoolWorker { pid: None, .. } => "waiting",
+        PoolWorker { drain: 1.., .. } => "draining",
+        PoolWorker { ready: true, .. } => "ready",
+        _ => "booting",
     }
 }
 

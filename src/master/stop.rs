@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::phase::Phase;
 use super::supervise::Master;
-use crate::protocol::lifeline::Resize;
+use crate::protocol::lifeline::{Resize, ToBroker, ToWorker};
 use crate::task::LossReason;
 
 /// After a drain's end, how long the broker may take to put everything on disk before it is
@@ -26,6 +26,9 @@ impl Master {
         if asked.stop_now {
             self.stop(self.phase.quick_drain());
         }
+        if asked.reopen_log {
+            self.reopen_log();
+        }
         if self.phase.is_stopping() {
             return;
         }
@@ -37,6 +40,15 @@ impl Master {
         }
         for _ in 0..asked.fewer {
             self.operator_resizes(Resize::Fewer(1));
+        }
+    }
+
+    /// The master first: whoever is forked from now on has the new file.
+    fn reopen_log(&mut self) {
+        super::logging::reopen();
+        self.tell_broker(&ToBroker::ReopenLog);
+        for child in self.workers.iter_mut().filter_map(|slot| slot.child.as_mut()) {
+            child.lifeline.send(&ToWorker::ReopenLog);
         }
     }
 

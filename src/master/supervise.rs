@@ -13,6 +13,7 @@ use super::breaker::Breaker;
 use super::children::{Child, Slot};
 use super::oom::OomWatch;
 use super::phase::{Condition, Phase};
+use super::quiet::Quiet;
 use super::reload::Reload;
 use super::resize::Sizing;
 use super::serve::Boot;
@@ -21,6 +22,9 @@ use crate::protocol::lifeline::Exit;
 
 /// How often the pool is looked at when nothing happens: its size, its memory.
 const TICK: Duration = Duration::from_secs(1);
+
+/// Deaths in one slot that have a line of their own, in a minute.
+const DEATHS_TOLD: u32 = 5;
 
 /// Why the loop ended.
 pub(super) enum Ended {
@@ -49,6 +53,8 @@ pub(super) struct Master {
     pub(super) sizing: Sizing,
     pub(super) breaker: Breaker,
     pub(super) oom: OomWatch,
+    /// Lines about deaths, by slot.
+    pub(super) quiet: Quiet<u32>,
     /// Why the broker cannot start, while it is tried again.
     pub(super) broker_trouble: Option<String>,
     pub(super) fatal: Option<String>,
@@ -76,6 +82,7 @@ impl Master {
             sizing,
             breaker: Breaker::default(),
             oom: OomWatch::new(),
+            quiet: Quiet::new(DEATHS_TOLD, Duration::from_secs(60)),
             broker_trouble: None,
             fatal: None,
             reload: Reload::default(),
@@ -96,6 +103,7 @@ impl Master {
             if now >= self.next_tick {
                 self.next_tick = now + TICK;
                 self.look_at_memory(now);
+                self.tell_held(now);
                 self.resize(now);
             }
             self.look_at_phase();

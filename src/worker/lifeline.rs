@@ -9,7 +9,10 @@ use tokio::time::MissedTickBehavior;
 
 use crate::config::HEARTBEAT;
 use crate::protocol::codec;
-use crate::protocol::lifeline::FromWorker;
+use crate::protocol::lifeline::{FromWorker, ToWorker};
+
+/// What the master tells a worker is a few bytes.
+const TOLD_BYTES_MAX: usize = 64;
 
 pub(super) struct Lifeline {
     /// A sequenced-packet socket, which is read and written like a datagram one.
@@ -43,9 +46,14 @@ impl Lifeline {
         }
     }
 
-    /// Waits for the master's end, which no worker outlives.
-    pub(super) async fn ended(&self) {
-        let mut packet = [0; 64];
-        while !matches!(self.socket.recv(&mut packet).await, Ok(0) | Err(_)) {}
+    /// Heeds the master until its end, which no worker outlives.
+    pub(super) async fn heed(&self) {
+        let mut packet = [0; TOLD_BYTES_MAX];
+        while let Ok(bytes @ 1..) = self.socket.recv(&mut packet).await {
+            match codec::decode(&packet[..bytes]) {
+                Ok(ToWorker::ReopenLog) => crate::master::reopen_log(),
+                Err(error) => tracing::error!("the master says what is no message: {error}"),
+            }
+        }
     }
 }

@@ -73,7 +73,7 @@ async fn serve(start: Start) -> i32 {
     tokio::select! {
         () = link.serve() => 0,
         () = lifeline.beat(&link.tasks_done) => 0,
-        () = lifeline.ended() => 0,
+        () = lifeline.heed() => 0,
         _ = terminate.recv() => 0,
     }
 }
