@@ -52,74 +52,88 @@ pub(crate) fn last_status(instance: &Instance) -> Option<String> {
 }
 
 /// `forq info --json`, as far as people are shown it. Daemons differ in age, so all is optional.
-#[derive(Deserialize, Default)]
+#[derive(Clone, Debug, Deserialize, Default)]
 #[serde(default)]
-struct Info {
-    version: Option<String>,
-    phase: Option<String>,
-    uptime_s: Option<f64>,
-    master_pid: Option<i32>,
-    master: Option<Process>,
-    broker: Option<Process>,
-    workers: Vec<Worker>,
-    scale: Option<Scale>,
-    queue: Option<Queue>,
-    providers: Vec<Provider>,
+pub(super) struct Info {
+    pub(super) version: Option<String>,
+    pub(super) phase: Option<String>,
+    pub(super) reason: Option<String>,
+    pub(super) disk_full: Option<bool>,
+    pub(super) uptime_s: Option<f64>,
+    pub(super) master_pid: Option<i32>,
+    pub(super) master: Option<Process>,
+    pub(super) broker: Option<Process>,
+    pub(super) workers: Vec<Worker>,
+    pub(super) scale: Option<Scale>,
+    pub(super) queue: Option<Queue>,
+    pub(super) providers: Vec<Provider>,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Clone, Debug, Deserialize, Default)]
 #[serde(default)]
-struct Process {
-    pid: Option<i32>,
-    rss_bytes: Option<u64>,
-    restarts: Option<u64>,
+pub(super) struct Process {
+    pub(super) pid: Option<i32>,
+    pub(super) rss_bytes: Option<u64>,
+    pub(super) restarts: Option<u64>,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Clone, Debug, Deserialize, Default)]
 #[serde(default)]
-struct Worker {
-    slot: Option<u32>,
-    pid: Option<i32>,
-    generation: Option<u64>,
-    state: Option<String>,
-    in_flight: Option<u64>,
-    capacity: Option<u64>,
-    rss_bytes: Option<u64>,
-    tasks_done: Option<u64>,
-    restarts: Option<u64>,
-    last_exit: Option<Value>,
+pub(super) struct Worker {
+    pub(super) slot: Option<u32>,
+    pub(super) pid: Option<i32>,
+    pub(super) generation: Option<u64>,
+    pub(super) state: Option<String>,
+    pub(super) in_flight: Option<u64>,
+    pub(super) capacity: Option<u64>,
+    pub(super) rss_bytes: Option<u64>,
+    pub(super) tasks_done: Option<u64>,
+    pub(super) restarts: Option<u64>,
+    pub(super) last_exit: Option<Value>,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Clone, Debug, Deserialize, Default)]
 #[serde(default)]
-struct Scale {
-    min: Option<u32>,
-    max: Option<u32>,
-    want: Option<u32>,
-    reason: Option<String>,
+pub(super) struct Scale {
+    pub(super) min: Option<u32>,
+    pub(super) max: Option<u32>,
+    pub(super) want: Option<u32>,
+    pub(super) reason: Option<String>,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Clone, Debug, Deserialize, Default)]
 #[serde(default)]
-struct Queue {
-    queued: u64,
-    running: u64,
-    scheduled: u64,
-    blocked: u64,
-    paused: Option<Value>,
+pub(super) struct Queue {
+    pub(super) queued: u64,
+    pub(super) running: u64,
+    pub(super) scheduled: u64,
+    pub(super) blocked: u64,
+    pub(super) paused: Option<Value>,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Clone, Debug, Deserialize, Default)]
 #[serde(default)]
-struct Provider {
-    name: String,
-    in_flight: Option<u64>,
-    max_concurrent: Option<u64>,
-    rpm: Option<u64>,
-    rpm_used: Option<u64>,
-    tpm: Option<u64>,
-    tpm_used: Option<u64>,
-    breaker: Option<Value>,
+pub(super) struct Provider {
+    pub(super) name: String,
+    pub(super) in_flight: Option<u64>,
+    pub(super) max_concurrent: Option<u64>,
+    pub(super) rpm: Option<u64>,
+    pub(super) rpm_used: Option<u64>,
+    pub(super) tpm: Option<u64>,
+    pub(super) tpm_used: Option<u64>,
+    pub(super) breaker: Option<Value>,
+}
+
+impl Queue {
+    /// That it is paused, in words.
+    pub(super) fn pause(&self) -> Option<String> {
+        match &self.paused {
+            None | Some(Value::Null | Value::Bool(false)) => None,
+            Some(Value::Number(number)) if number.as_u64() == Some(0) => None,
+            Some(Value::Bool(true)) => Some("paused".to_owned()),
+            Some(other) => Some(format!("paused: {}", loose(other))),
+        }
+    }
 }
 
 fn print(info: &Info, out: &mut Out) -> Result<(), CliError> {
@@ -127,6 +141,7 @@ fn print(info: &Info, out: &mut Out) -> Result<(), CliError> {
     let mut add = |name, value: Option<String>| pairs.extend(value.map(|value| (name, value)));
     add("version", info.version.clone());
     add("phase", info.phase.clone());
+    add("reason", info.reason.clone());
     add(
         "uptime",
         info.uptime_s.map(|s| span(Duration::from_secs_f64(s.max(0.0)).as_millis() as u64)),
@@ -171,19 +186,14 @@ fn process(process: &Process) -> String {
     shown
 }
 
-fn scale(scale: &Scale) -> String {
+pub(super) fn scale(scale: &Scale) -> String {
     let reason = scale.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let (want, min, max) = (text(scale.want), text(scale.min), text(scale.max));
     format!("{want} workers of {min} to {max}{reason}")
 }
 
 fn queue(queue: &Queue) -> String {
-    let paused = match &queue.paused {
-        None | Some(Value::Null | Value::Bool(false)) => String::new(),
-        Some(Value::Number(number)) if number.as_u64() == Some(0) => String::new(),
-        Some(Value::Bool(true)) => ", paused".to_owned(),
-        Some(other) => format!(", paused: {}", loose(other)),
-    };
+    let paused = queue.pause().map(|pause| format!(", {pause}")).unwrap_or_default();
     format!(
         "{} queued, {} running, {} scheduled, {} blocked{paused}",
         queue.queued, queue.running, queue.scheduled, queue.blocked
@@ -214,19 +224,19 @@ fn provider_row(provider: &Provider) -> Vec<Cell> {
     ]
 }
 
-fn used(used: Option<u64>, limit: Option<u64>) -> String {
+pub(super) fn used(used: Option<u64>, limit: Option<u64>) -> String {
     match limit {
         Some(limit) => format!("{}/{limit}", text(used)),
         None => text(used),
     }
 }
 
-fn text(value: Option<impl ToString>) -> String {
+pub(super) fn text(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
 /// A value whose shape may grow: text as it is, anything else as JSON.
-fn loose(value: &Value) -> String {
+pub(super) fn loose(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),

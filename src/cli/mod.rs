@@ -34,6 +34,7 @@ mod stats;
 mod status;
 mod stop;
 mod submit;
+mod top;
 mod wait;
 mod when;
 
@@ -160,6 +161,8 @@ enum Verb {
     Upgrade(renew::RenewArgs),
     /// Set how many workers there are, until the next reload
     Scale(scale::ScaleArgs),
+    /// Watch the daemon, live: workers, queue, rates, events
+    Top(top::TopArgs),
     /// Stop the daemon, and wait until it has gone
     Stop(stop::StopArgs),
     /// Write a consistent copy of the database
@@ -229,6 +232,7 @@ fn dispatch(cli: Cli, out: &mut Out) -> Result<u8, CliError> {
         Verb::Reload(args) => renew::reload(args, globals, out),
         Verb::Upgrade(args) => renew::upgrade(args, globals, out),
         Verb::Scale(args) => scale::run(args, globals, out),
+        Verb::Top(args) => top::run(args, globals, out),
         Verb::Stop(args) => stop::run(args, globals, out),
         Verb::Backup(args) => backup::run(args, globals, out),
         Verb::Config(args) => config::run(args, globals, out),

@@ -97,7 +97,7 @@ impl<'a> Out<'a> {
 }
 
 /// Whether the environment lets us use colour; <https://no-color.org>.
-fn wants_colour() -> bool {
+pub(crate) fn wants_colour() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
