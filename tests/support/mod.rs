@@ -3,7 +3,7 @@
 //!
 //! * [`daemon`]: the daemon under test. [`processes`]: what `/proc` says of it.
 //! * [`commands`]: inputs of `exec` tasks that leave traces. [`random`]: seeded, so that a
-//!   failure can be had again.
+//!   failure can be had again. [`terminal`]: a pseudo-terminal, and what a user sees on it.
 #![allow(dead_code, unused_imports, reason = "each test binary uses its own part of the harness")]
 #![allow(
     clippy::unwrap_used,
@@ -18,6 +18,7 @@ pub(crate) mod daemon;
 pub(crate) mod model;
 pub(crate) mod processes;
 pub(crate) mod random;
+pub(crate) mod terminal;
 pub(crate) mod wire;
 
 use std::fmt::Debug;
