@@ -16,6 +16,8 @@ use crate::cli::CliError;
 const SYSTEM_SOCKET: &str = "/run/forq/forq.sock";
 /// The state of the system's service.
 const SYSTEM_STATE_DIR: &str = "/var/lib/forq";
+/// How an operator starts the system's service.
+const SYSTEM_START_COMMAND: &str = "systemctl start forq";
 /// The longest path that a socket address holds, without its closing zero.
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -79,6 +81,15 @@ impl Instance {
     }
 }
 
+/// The system's service, as its clients know it.
+fn system() -> Instance {
+    Instance {
+        control_socket: PathBuf::from(SYSTEM_SOCKET),
+        start_command: SYSTEM_START_COMMAND.to_owned(),
+        ..Instance::at(Path::new(SYSTEM_STATE_DIR))
+    }
+}
+
 /// What names an instance: the global options, and the environment.
 pub(crate) struct Naming<'a> {
     pub(crate) state_dir: Option<&'a Path>,
@@ -112,19 +123,26 @@ impl Naming<'_> {
     }
 
     /// The instance that a client verb means: option, environment, the user's own if it is up,
-    /// the system's if it is there. If none is, the user's, for the error to name.
+    /// the system's if it is there. If none is, the one that is likely meant, for the error to name.
     pub(crate) fn to_ask(&self) -> Result<Instance, CliError> {
-        let own = self.to_serve()?;
-        if self.named().is_some() || own.is_live() {
-            return Ok(own);
+        self.to_ask_beside(system())
+    }
+
+    fn to_ask_beside(&self, mut system: Instance) -> Result<Instance, CliError> {
+        let own = self.to_serve();
+        if self.named().is_some() || own.as_ref().is_ok_and(Instance::is_live) {
+            return own;
         }
-        let system = Instance {
-            control_socket: PathBuf::from(SYSTEM_SOCKET),
-            named_config: own.named_config.clone(),
-            ..Instance::at(Path::new(SYSTEM_STATE_DIR))
-        };
         // One that refuses us is there all the same: its refusal says more than "no daemon".
-        Ok(if system.control_socket.exists() { system } else { own })
+        let is_there = system.control_socket.exists();
+        // Who never started one of their own, on a machine that has the service, means that.
+        let is_installed =
+            || system.state_dir.exists() && !own.as_ref().is_ok_and(|own| own.state_dir.exists());
+        if is_there || is_installed() {
+            system.named_config = own.ok().and_then(|own| own.named_config);
+            return Ok(system);
+        }
+        own
     }
 
     fn named(&self) -> Option<Instance> {
@@ -234,6 +252,37 @@ mod tests {
         assert_eq!(naming.to_serve().unwrap().config(), Path::new("/e.toml"));
         naming.env = &|_| None;
         assert_eq!(naming.to_serve().unwrap().config(), Path::new("/d/forq.toml"));
+    }
+
+    #[test]
+    fn a_client_finds_its_own_daemon_before_the_systems() {
+        let temp = tempfile::tempdir().unwrap();
+        let [home, run, lib] = ["home", "run", "lib"].map(|name| temp.path().join(name));
+        let own = home.join(".local/state/forq");
+        let env = |name: &str| (name == "HOME").then(|| home.clone().into_os_string());
+        let named = |name: &str| (name == "FORQ_STATE_DIR").then(|| OsString::from("/e"));
+        let asked = |env: &dyn Fn(&str) -> Option<OsString>| {
+            let control_socket = run.join("forq.sock");
+            let system = Instance { control_socket, ..Instance::at(&lib) };
+            let naming = Naming { state_dir: None, config: None, env };
+            naming.to_ask_beside(system).ok().map(|instance| instance.state_dir)
+        };
+        let nobody = |_: &str| None;
+        assert_eq!(asked(&env).as_deref(), Some(&*own));
+        assert_eq!(asked(&nobody), None);
+        // Installed, and not up.
+        std::fs::create_dir(&lib).unwrap();
+        assert_eq!(asked(&env).as_deref(), Some(&*lib));
+        std::fs::create_dir_all(&own).unwrap();
+        assert_eq!(asked(&env).as_deref(), Some(&*own));
+        // Up, also for who has no home.
+        std::fs::create_dir(&run).unwrap();
+        let _system = UnixListener::bind(run.join("forq.sock")).unwrap();
+        assert_eq!(asked(&env).as_deref(), Some(&*lib));
+        assert_eq!(asked(&nobody).as_deref(), Some(&*lib));
+        assert_eq!(asked(&named).as_deref(), Some(Path::new("/e")));
+        let _own = UnixListener::bind(own.join("forq.sock")).unwrap();
+        assert_eq!(asked(&env).as_deref(), Some(&*own));
     }
 
     #[test]
