@@ -24,6 +24,7 @@ mod fork;
 mod lifeline;
 mod limits;
 mod logging;
+mod notify;
 mod oom;
 mod phase;
 mod policy;
@@ -44,3 +45,15 @@ mod title;
 pub(crate) use fork::unblock_signals;
 pub(crate) use logging::{reopen as reopen_log, set_level as set_log_level};
 pub(crate) use serve::{PARENT_VARIABLE, follow_parent, serve};
+
+/// What the environment says to the daemon alone. A command that got them would speak to systemd
+/// in the daemon's name, or take its own descriptor 3 for a socket.
+pub(crate) const DAEMON_VARIABLES: [&str; 7] = [
+    PARENT_VARIABLE,
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+];
