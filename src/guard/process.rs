@@ -127,10 +127,13 @@ fn start(command: &Command, stdin: Stdio) -> Result<Child, Report> {
     }
     let (program, arguments) =
         command.argv.split_first().ok_or(Report::NoStart(nix::libc::EINVAL))?;
-    std::process::Command::new(program)
+    let mut process = std::process::Command::new(program);
+    // Meant for the daemon: a command that starts one of its own has nothing to do with them.
+    for variable in crate::master::DAEMON_VARIABLES {
+        process.env_remove(variable);
+    }
+    process
         .args(arguments)
-        // Meant for the daemon: a command that starts one of its own has nothing to do with it.
-        .env_remove(crate::master::PARENT_VARIABLE)
         .envs(&command.env)
         .stdin(stdin)
         .process_group(0)

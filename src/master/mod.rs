@@ -14,6 +14,7 @@
 //! * [`title`]: what `ps` shows; [`logging`]: where the log goes, also after a rotation;
 //!   [`quiet`]: how a crash loop does not fill it.
 
+mod activation;
 mod births;
 mod bounds;
 mod breaker;

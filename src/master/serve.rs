@@ -14,7 +14,7 @@ use tracing::error_span;
 use super::births::Born;
 use super::signals::Signals;
 use super::supervise::{Ended, Master};
-use super::{files, fork, lifeline, limits, logging, title};
+use super::{activation, files, fork, lifeline, limits, logging, title};
 use crate::cli::ServeOverrides;
 use crate::config::{self, Config, Override, Sources};
 use crate::handler::Registry;
@@ -85,12 +85,19 @@ fn boot(instance: &Instance, overrides: &ServeOverrides, users: Registry) -> Res
     worker::kinds::with_built_in(&users, &config, true)?;
     limits::raise_open_files(&config.workers)?;
     limits::warn_of_root();
-    let control = files::bind(&instance.control_socket)?;
+    let control = control_socket(instance)?;
     let worker = files::bind(&instance.worker_socket())?;
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let number = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
     let instance = instance.clone();
     Ok(Boot { instance, config, sources, flags, users, number, control, worker, _lock: lock })
+}
+
+/// systemd's socket if it passed one, which is then found in the state folder as well.
+fn control_socket(instance: &Instance) -> Result<UnixListener, String> {
+    let Some(passed) = activation::take()? else { return files::bind(&instance.control_socket) };
+    files::point_to(&passed, &instance.control_socket)?;
+    Ok(passed)
 }
 
 /// Reads everything that the configuration is made of; the error is a sentence or more.

@@ -87,7 +87,13 @@ impl Daemon {
     /// Starts `forq serve` on the state folder, and waits until it runs.
     #[track_caller]
     pub(crate) fn start_again(&mut self) {
-        self.spawn();
+        self.start_by(self.serve_command());
+    }
+
+    /// As [`Daemon::start_again`], by a command made from [`Daemon::serve_command`].
+    #[track_caller]
+    pub(crate) fn start_by(&mut self, command: Command) {
+        self.spawn_by(command);
         eventually("the daemon runs", SOON, || {
             if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().unwrap()) {
                 panic!("the daemon ended at its start: {status}");
@@ -98,19 +104,26 @@ impl Daemon {
 
     /// Starts `forq serve`, and does not wait for anything.
     pub(crate) fn spawn(&mut self) {
+        self.spawn_by(self.serve_command());
+    }
+
+    fn spawn_by(&mut self, mut command: Command) {
         assert!(self.child.is_none(), "the daemon is up already");
         let log = File::options().append(true).create(true).open(self.log_file());
-        let child = self
-            .command()
+        let child = command.stdout(Stdio::null()).stderr(log.expect("a log file")).spawn();
+        self.child = Some(child.expect("forq serve starts"));
+    }
+
+    /// What starts the daemon: its output goes to the log.
+    pub(crate) fn serve_command(&self) -> Command {
+        let mut command = self.command();
+        command
             .arg("serve")
             .args(&self.serve_args)
             // Should the test itself be killed, the daemon follows it.
             .env("FORQ_PARENT", std::process::id().to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log.expect("a log file"))
-            .spawn();
-        self.child = Some(child.expect("forq serve starts"));
+            .stdin(Stdio::null());
+        command
     }
 
     /// The state folder.
