@@ -17,6 +17,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt, reload};
 
+use super::journal::{self, JournalFormat};
 use crate::config::{Log, LogFormat, LogLevel};
 
 /// The level in force; a change of it takes effect with the next line.
@@ -60,7 +61,9 @@ fn subscriber(log: &Log, writer: BoxMakeWriter) -> (impl Subscriber + Send + Syn
     let colour =
         log.file.is_none() && io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let lines = fmt::layer().with_target(false).with_ansi(colour).with_writer(writer);
+    let to_journal = log.file.is_none() && journal::is_stderr();
     let lines = match log.format {
+        LogFormat::Text if to_journal => lines.event_format(JournalFormat::new()).boxed(),
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().boxed(),
     };

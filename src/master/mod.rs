@@ -11,8 +11,9 @@
 //!   whether the kernel killed a child for want of memory.
 //! * [`fork`]: the one place with `unsafe`; [`signals`], [`lifeline`]: what wakes the loop.
 //! * [`files`]: the state folder, its lock and its sockets; [`status`]: `status.json`.
+//! * [`activation`]: the control socket from systemd; [`notify`]: what systemd is told.
 //! * [`title`]: what `ps` shows; [`logging`]: where the log goes, also after a rotation;
-//!   [`quiet`]: how a crash loop does not fill it.
+//!   [`journal`]: its lines for systemd's; [`quiet`]: how a crash loop does not fill it.
 
 mod activation;
 mod births;
@@ -22,6 +23,7 @@ mod children;
 mod deaths;
 mod files;
 mod fork;
+mod journal;
 mod lifeline;
 mod limits;
 mod logging;
