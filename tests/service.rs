@@ -5,7 +5,7 @@ mod support;
 
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
@@ -103,4 +103,67 @@ fn commands_do_not_speak_to_the_service_manager() {
         assert!(!output.contains(gone), "{output}");
     }
     assert!(output.contains("STATE_DIRECTORY=/kept"), "{output}");
+}
+
+/// Reads what the service manager is told until it is told `what`.
+#[track_caller]
+fn told(manager: &UnixDatagram, what: &str) -> String {
+    let mut said = String::new();
+    while !said.contains(what) {
+        let mut bytes = [0; 4096];
+        let count = manager.recv(&mut bytes).unwrap_or_else(|_| panic!("no {what} in {said:?}"));
+        said.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+    }
+    said
+}
+
+#[test]
+fn the_service_manager_is_told_of_each_turn() {
+    let mut daemon = Daemon::prepare("state", "");
+    let socket = daemon.file("notify");
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    manager.set_read_timeout(Some(SOON)).unwrap();
+    let mut command = daemon.serve_command();
+    command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "200000");
+    daemon.start_by(command);
+    told(&manager, "READY=1\nSTATUS=");
+    // Whatever becomes of the broker, the loop turns, and the service is what it was.
+    daemon.kill(Role::Broker);
+    let id = daemon.submit("sleep", &json!({ "seconds": 1 }), &[]);
+    daemon.until(&id, "running");
+    let mut said = String::new();
+    while said.matches("WATCHDOG=1").count() < 3 {
+        said += &told(&manager, "WATCHDOG=1");
+    }
+    assert!(!said.contains("READY") && !said.contains("STOPPING"), "{said}");
+    daemon.signal(Signal::SIGTERM);
+    let said = told(&manager, "EXTEND_TIMEOUT_USEC=");
+    assert!(said.contains("STOPPING=1\nSTATUS="), "{said}");
+    assert!(daemon.gone(SOON).success());
+}
+
+/// What a unit says, without its comments.
+fn directives(unit: &str) -> Vec<&str> {
+    unit.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
+}
+
+#[test]
+fn the_templates_differ_from_the_units_in_names_alone() {
+    let named = |unit: &str| {
+        unit.replace("=forq:", "=forq %i:")
+            .replace("=forq\n", "=forq-%i\n")
+            .replace("/run/forq/", "/run/forq/%i/")
+            .replace("/forq.toml", "/%i.toml")
+            .replace("=forq.socket", "=forq@%i.socket")
+            .replace("=forq.service", "=forq@%i.service")
+            // The user and the group are the same.
+            .replace("User=forq-%i", "User=forq")
+            .replace("Group=forq-%i", "Group=forq")
+    };
+    for (unit, template) in [
+        (include_str!("../systemd/forq.service"), include_str!("../systemd/forq@.service")),
+        (include_str!("../systemd/forq.socket"), include_str!("../systemd/forq@.socket")),
+    ] {
+        assert_eq!(directives(&named(unit)), directives(template));
+    }
 }
