@@ -11,11 +11,13 @@
 //!   whether the kernel killed a child for want of memory.
 //! * [`fork`]: the one place with `unsafe`; [`signals`], [`lifeline`]: what wakes the loop.
 //! * [`files`]: the state folder, its lock and its sockets; [`status`]: `status.json`.
-//! * [`activation`]: the control socket from systemd; [`notify`]: what systemd is told.
+//! * [`activation`]: the control socket from systemd; [`notify`], [`announce`]: what
+//!   systemd is told.
 //! * [`title`]: what `ps` shows; [`logging`]: where the log goes, also after a rotation;
 //!   [`journal`]: its lines for systemd's; [`quiet`]: how a crash loop does not fill it.
 
 mod activation;
+mod announce;
 mod births;
 mod bounds;
 mod breaker;

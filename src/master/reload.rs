@@ -44,6 +44,11 @@ impl Reload {
         self.check.as_ref().map(|check| &check.lifeline)
     }
 
+    /// Whether one was asked for and is not in force yet.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.check.is_some() || !self.asked.is_empty()
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.check.as_ref().map(|check| check.until)
     }

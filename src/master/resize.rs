@@ -31,6 +31,11 @@ impl Sizing {
         }
     }
 
+    /// Tasks that run, and tasks that could.
+    pub(super) fn load(&self) -> (u64, u64) {
+        (self.load.in_flight, self.load.ready)
+    }
+
     /// Under a new configuration; what operators asked for before is forgotten.
     pub(super) fn rebound(&mut self, workers: &Workers) {
         self.bounds = Bounds { min: workers.min, max: workers.max };

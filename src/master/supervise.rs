@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::announce::Turn;
 use super::births::Born;
 use super::breaker::Breaker;
 use super::children::{Child, Slot};
+use super::notify::Notifier;
 use super::oom::OomWatch;
 use super::phase::{Condition, Phase};
 use super::quiet::Quiet;
@@ -50,6 +52,8 @@ pub(super) struct Master {
     pub(super) phase: Phase,
     /// Counts reloads and upgrades, from 1.
     pub(super) generation: u32,
+    /// The last generation that replaced all before it.
+    pub(super) rolled: u32,
     pub(super) sizing: Sizing,
     pub(super) breaker: Breaker,
     pub(super) oom: OomWatch,
@@ -59,6 +63,11 @@ pub(super) struct Master {
     pub(super) broker_trouble: Option<String>,
     pub(super) fatal: Option<String>,
     pub(super) reload: Reload,
+    pub(super) notifier: Notifier,
+    /// What systemd was last told.
+    pub(super) announced: Turn,
+    /// When systemd is to hear that the loop turns.
+    pub(super) watchdog_at: Option<Instant>,
     next_tick: Instant,
     /// The pool is not as it was last told.
     pub(super) changed: bool,
@@ -79,6 +88,7 @@ impl Master {
             exits: BTreeMap::new(),
             phase: Phase::Booting,
             generation: 1,
+            rolled: 0,
             sizing,
             breaker: Breaker::default(),
             oom: OomWatch::new(),
@@ -86,6 +96,9 @@ impl Master {
             broker_trouble: None,
             fatal: None,
             reload: Reload::default(),
+            announced: Turn::default(),
+            watchdog_at: Some(now),
+            notifier: Notifier::from_env(),
             next_tick: now,
             changed: true,
         }
@@ -105,8 +118,11 @@ impl Master {
                 self.look_at_memory(now);
                 self.tell_held(now);
                 self.resize(now);
+                self.announce_status();
             }
             self.look_at_phase();
+            self.announce();
+            self.keep_watchdog(now);
             if std::mem::take(&mut self.changed) {
                 self.tell_pool();
             }
@@ -118,6 +134,7 @@ impl Master {
                 return Ok(Ended::Stopped);
             }
             self.wait(now)?;
+            self.notifier.flush();
             self.hear_children();
             self.heed_signals();
         }
@@ -137,6 +154,9 @@ impl Master {
             events.set(PollFlags::POLLOUT, lifeline.is_behind());
             fds.push(PollFd::new(lifeline.fd(), events));
         }
+        if let Some(notifier) = self.notifier.fd().filter(|_| self.notifier.is_behind()) {
+            fds.push(PollFd::new(notifier, PollFlags::POLLOUT));
+        }
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
             Err(error) => Err(error.into()),
@@ -153,6 +173,7 @@ impl Master {
             .chain(forks)
             .chain(self.phase_deadline())
             .chain(self.reload.deadline())
+            .chain(self.watchdog_at)
             .chain([self.next_tick])
     }
 
@@ -184,12 +205,26 @@ impl Master {
     }
 
     pub(super) fn condition(&self) -> Condition {
-        let degraded = self.broker_trouble.is_some() || self.breaker.trouble().is_some();
-        Condition { reloading: !self.is_rolled(), degraded }
+        Condition { reloading: self.is_reloading(), degraded: self.trouble().is_some() }
     }
 
-    /// Everybody who should be there is ready for the first time.
+    /// Why the instance is degraded, if it is.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.broker_trouble.clone().or_else(|| self.breaker.trouble())
+    }
+
+    /// Whether workers of an older generation are being replaced. Those that cannot be, since new
+    /// ones do not start, are a trouble and no reload any more.
+    pub(super) fn is_reloading(&self) -> bool {
+        self.generation != self.rolled && self.trouble().is_none()
+    }
+
+    /// Everybody who should be there is ready: for the first time, or of a new generation.
     fn look_at_phase(&mut self) {
+        if self.generation != self.rolled && self.is_complete() && self.is_rolled() {
+            self.rolled = self.generation;
+            self.changed = true;
+        }
         if self.phase == Phase::Booting && self.is_complete() {
             self.enter(Phase::Running);
             tracing::info!(

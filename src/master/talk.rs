@@ -24,9 +24,9 @@ impl Master {
     pub(super) fn tell_pool(&mut self) {
         let pool = Pool {
             phase: self.phase.word(self.condition()).to_owned(),
-            reason: self.broker_trouble.clone().or_else(|| self.breaker.trouble()),
+            reason: self.trouble(),
             generation: self.generation,
-            rolled: self.is_rolled(),
+            rolled: self.rolled == self.generation,
             scale: Scale {
                 min: self.sizing.bounds.min,
                 max: self.sizing.bounds.max,
