@@ -82,6 +82,7 @@ impl Core {
             "reason": self.pool.reason,
             "generation": self.pool.generation,
             "rolled": self.pool.rolled,
+            "upgrade_error": self.pool.upgrade_error,
             "uptime_s": self.started_at.elapsed().as_secs(),
             "disk_full": self.disk_full,
             "master": { "pid": master, "rss_bytes": memory.rss_bytes(master) },

@@ -1,18 +1,21 @@
 //! What clients ask of the master, and what a reload changes here.
 
+use uuid::Uuid;
+
 use super::clients::ReplyTo;
 use super::{Core, start};
 use crate::config;
 use crate::protocol::control::{Refusal, RefusalKind, Reply};
-use crate::protocol::lifeline::{Ask, FromBroker};
+use crate::protocol::lifeline::{Ask, Asker, FromBroker};
 use crate::worker::kinds;
 
 impl Core {
     /// Passes on what only the master can do.
-    pub(super) fn ask_master(&mut self, to: ReplyTo, ask: Ask) {
+    pub(super) fn ask_master(&mut self, to: ReplyTo, request: Uuid, ask: Ask) {
         self.asked.retain(|_, to| !to.is_closed());
-        let asker = self.asked.last_key_value().map_or(0, |(asker, _)| asker + 1);
-        self.asked.insert(asker, to);
+        let number = self.asked.last_key_value().map_or(0, |(number, _)| number + 1);
+        self.asked.insert(number, to);
+        let asker = Asker { number, request: request.as_u128() };
         self.to_master.send(&FromBroker::Asked { asker, ask });
     }
 

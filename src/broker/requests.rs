@@ -57,9 +57,9 @@ impl Core {
                 let pid = nix::unistd::getppid().as_raw().unsigned_abs();
                 to.send(&Reply::Done { count: pid.into() });
             }
-            Request::Reload => self.ask_master(to, Ask::Reload),
-            Request::Upgrade => self.ask_master(to, Ask::Upgrade),
-            Request::Scale(resize) => self.ask_master(to, Ask::Resize(resize)),
+            Request::Reload { request } => self.ask_master(to, request, Ask::Reload),
+            Request::Upgrade { request } => self.ask_master(to, request, Ask::Upgrade),
+            Request::Scale { request, size } => self.ask_master(to, request, Ask::Resize(size)),
             Request::Backup { file } => self.backup(to, file),
         }
     }

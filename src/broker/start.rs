@@ -25,6 +25,7 @@ use super::queue::{Queues, Settings};
 use super::runs::RunState;
 use super::store::reader::Reader;
 use super::store::reserve::Reserve;
+use super::store::schema;
 use super::store::sqlite::{self, Sqlite};
 use super::store::writer::{Told, Writer};
 use super::store::{Depth, OpenClaim, Store, StoreError};
@@ -72,6 +73,9 @@ async fn serve(start: Start) -> io::Result<()> {
     });
     let registry = crate::worker::kinds::with_built_in(&start.users, &start.config, false)
         .map_err(io::Error::other)?;
+    if schema::will_migrate(&start.database) {
+        to_master.send(&FromBroker::Migrating);
+    }
     let mut store = match open(&start.database, start.instance, start.config.queue.durability) {
         Ok(store) => store,
         Err(error) => {

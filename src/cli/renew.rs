@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
+use uuid::Uuid;
 
 use super::client::{Client, pause, unexpected};
 use super::out::Out;
@@ -23,11 +24,11 @@ pub(crate) struct RenewArgs {
 }
 
 pub(crate) fn reload(args: RenewArgs, globals: &Globals, out: &mut Out) -> Result<u8, CliError> {
-    renew(&Request::Reload, "reloaded", args, globals, out)
+    renew(&Request::Reload { request: Uuid::now_v7() }, "reloaded", args, globals, out)
 }
 
 pub(crate) fn upgrade(args: RenewArgs, globals: &Globals, out: &mut Out) -> Result<u8, CliError> {
-    renew(&Request::Upgrade, "upgraded", args, globals, out)
+    renew(&Request::Upgrade { request: Uuid::now_v7() }, "upgraded", args, globals, out)
 }
 
 fn renew(
@@ -71,6 +72,7 @@ struct Seen {
     version: String,
     phase: String,
     reason: Option<String>,
+    upgrade_error: Option<String>,
     generation: u64,
     rolled: bool,
     workers: Vec<Worker>,
@@ -105,6 +107,9 @@ fn judge(seen: &Seen, generation: u64) -> Option<Result<(), CliError>> {
     if seen.generation < generation {
         return None;
     }
+    if let Some(error) = &seen.upgrade_error {
+        return Some(Err(CliError::new(Exit::TaskFailed, format!("not upgraded: {error}"))));
+    }
     if let Some(reason) = &seen.reason {
         let sentence = format!("generation {generation} does not start: {reason}");
         return Some(Err(CliError::new(Exit::TaskFailed, sentence)));
@@ -131,6 +136,9 @@ mod tests {
         assert_eq!(exit(seen("running", 2, true, None)), Some(Ok(())));
         assert_eq!(exit(seen("running", 3, true, None)), Some(Ok(())), "and another one after it");
         assert_eq!(exit(seen("degraded", 2, false, Some("exit code 1"))), Some(Err(1)));
+        let back =
+            Seen { upgrade_error: Some("no broker".to_owned()), ..seen("running", 3, true, None) };
+        assert_eq!(exit(back), Some(Err(1)));
         assert_eq!(exit(seen("draining", 1, false, None)), Some(Err(5)));
     }
 }

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use clap::Args;
+use uuid::Uuid;
 
 use super::client::unexpected;
 use super::out::Out;
@@ -45,7 +46,8 @@ impl FromStr for Size {
 }
 
 pub(crate) fn run(args: ScaleArgs, globals: &Globals, out: &mut Out) -> Result<u8, CliError> {
-    let want = match globals.connect()?.call(&Request::Scale(args.size.0))? {
+    let request = Request::Scale { request: Uuid::now_v7(), size: args.size.0 };
+    let want = match globals.connect()?.call(&request)? {
         Reply::Done { count } => count,
         other => return Err(unexpected(&other)),
     };

@@ -60,7 +60,9 @@ impl Master {
         match self.phase {
             phase if phase.is_stopping() => Turn::Stopping,
             Phase::Booting => Turn::Starting,
-            _ if self.is_reloading() || self.reload.is_under_way() => Turn::Reloading,
+            Phase::Upgrading { .. } => Turn::Reloading,
+            _ if self.reload.is_under_way() || self.upgrade.is_under_way() => Turn::Reloading,
+            _ if self.is_reloading() => Turn::Reloading,
             _ => Turn::Ready,
         }
     }

@@ -1,5 +1,6 @@
 //! Forks: which child, when, and what it is born with.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -27,9 +28,14 @@ pub(super) enum Born {
         generation: u32,
     },
     /// Checks a configuration and ends.
-    Checker {
+    ConfigCheck {
         lifeline: OwnedFd,
         sources: Sources,
+    },
+    /// Becomes the new binary, which checks whether it can take over, and ends.
+    UpgradeCheck {
+        lifeline: OwnedFd,
+        handover: File,
     },
 }
 
@@ -126,8 +132,9 @@ impl Master {
 
     /// Forks every child whose time has come. `Some`: this is one of them.
     pub(super) fn fork_due(&mut self, now: Instant) -> Option<Born> {
-        if let Some(born) = self.fork_checker(now) {
-            return Some(born);
+        let check = self.fork_config_check(now).or_else(|| self.fork_upgrade_check(now));
+        if check.is_some() {
+            return check;
         }
         for place in 0..=self.workers.len() {
             let slot = if place == 0 { &self.broker } else { &self.workers[place - 1] };

@@ -1,11 +1,13 @@
 //! The table of children: who is there, since when, and what became of the one before.
 
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
+use super::handover::{ChildLeft, SlotLeft};
 use super::lifeline::Lifeline;
 use super::policy::{self, Life};
 use super::pulse::Pulse;
@@ -207,6 +209,30 @@ impl Slot {
     fn fork_after(&mut self, pause: Duration, now: Instant) {
         self.backoff = pause;
         self.fork_at = Some(now + pause);
+    }
+
+    /// What is handed over to another image of the master.
+    pub(super) fn left(&self) -> SlotLeft {
+        let child = self.child.as_ref().map(|child| ChildLeft {
+            pid: child.pid.as_raw(),
+            serial: child.serial,
+            lifeline: child.lifeline.fd().as_raw_fd(),
+            generation: child.generation,
+            ready: child.ready_at.is_some(),
+            drain: child.drain,
+        });
+        let last_exit = self.last_exit.clone();
+        SlotLeft { number: self.number, restarts: self.restarts, last_exit, child }
+    }
+
+    /// As an image before this one had it.
+    pub(super) fn remember_exit(&mut self, last_exit: Option<String>) {
+        self.last_exit = last_exit;
+    }
+
+    /// Quick deaths in a row.
+    pub(super) fn strikes(&self) -> u32 {
+        self.strikes
     }
 
     /// Leaves the place empty after all.

@@ -28,7 +28,8 @@ impl Master {
             }
         }
         self.keep_phase_deadline(now);
-        self.keep_reload_deadline(now);
+        self.reload.keep_deadline(now);
+        self.upgrade.keep_deadline(now);
     }
 
     /// Workers that have grown too large: replaced, or killed.
@@ -71,7 +72,7 @@ impl Master {
         // What it said before it died counts: it may have been ready.
         self.hear_children();
         let now = Instant::now();
-        if self.checker_died(pid, &cause) {
+        if self.config_check_died(pid, &cause) || self.upgrade_check_died(pid, &cause) {
             return;
         }
         let is = |slot: &Slot| slot.child.as_ref().is_some_and(|child| child.pid == pid);

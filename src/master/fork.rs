@@ -1,4 +1,5 @@
-//! `fork`, and what a child must do before it may do anything else. The only `unsafe` of forq.
+//! `fork` and `exec`, and what a child must do before it may do anything else. The only `unsafe`
+//! of forq.
 //!
 //! A plain fork is legal here because the master has one thread and no tokio, TLS or RNG: the
 //! child may allocate and build a runtime of its own. The order in the child:
@@ -11,6 +12,10 @@
 //! 4. the child's own listeners are there: [`unblock_signals`].
 #![allow(unsafe_code)]
 
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{ForkResult, Pid, getppid};
@@ -54,6 +59,47 @@ pub(super) fn fork() -> nix::Result<Side> {
 pub(crate) fn unblock_signals() {
     // Cannot fail: the set is valid.
     let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+}
+
+/// Keeps all signals out: what comes now is there when they are let through again, also across
+/// [`exec`].
+pub(super) fn block_signals() {
+    // Cannot fail: the set is valid.
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
+}
+
+/// Replaces this process's image. Comes back only if that fails.
+pub(super) fn exec(path: &CStr, arguments: &[CString], environment: &[CString]) -> nix::Error {
+    match nix::unistd::execve(path, arguments, environment) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+/// Takes over a descriptor that the image before this one left open, and closes it to commands
+/// again.
+pub(super) fn adopt(fd: RawFd) -> nix::Result<OwnedFd> {
+    if fd <= nix::libc::STDERR_FILENO {
+        return Err(nix::Error::EBADF);
+    }
+    // SAFETY: the number comes from the image that this process ran a moment ago, which named
+    // each descriptor once and left it to us; this runs before anything else here opens or closes
+    // any. One that is not open is found out by the next line, before it is used.
+    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    match fcntl(&owned, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
+        Ok(_) => Ok(owned),
+        Err(error) => {
+            // Nothing to close.
+            std::mem::forget(owned);
+            Err(error)
+        }
+    }
+}
+
+/// Whether a descriptor outlives [`exec`].
+pub(super) fn hand_on(fd: impl AsFd, yes: bool) -> nix::Result<()> {
+    let flags = if yes { FdFlag::empty() } else { FdFlag::FD_CLOEXEC };
+    fcntl(fd, FcntlArg::F_SETFD(flags)).map(drop)
 }
 
 /// Ends a child without the exit handlers of the process that it was forked from.

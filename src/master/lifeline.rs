@@ -28,6 +28,11 @@ pub(super) struct Lifeline {
 }
 
 impl Lifeline {
+    /// The master's end of one that was made by the image before this one.
+    pub(super) fn over(fd: OwnedFd) -> Self {
+        Self { fd, waiting: VecDeque::new() }
+    }
+
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

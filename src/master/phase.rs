@@ -13,6 +13,9 @@ pub(super) enum Phase {
     Booting,
     /// At work.
     Running,
+    /// This binary took over. The broker before it closes its store by `close_by`, and its own is
+    /// ready by `until`, or the binary before it comes back.
+    Upgrading { close_by: Instant, until: Instant },
     /// The broker lets running tasks end, or puts them back.
     Draining { until: Instant },
     /// Everything is on disk, and workers end.
@@ -36,6 +39,7 @@ impl Phase {
         match self {
             Phase::Draining { .. } => "draining",
             Phase::EndingWorkers { .. } | Phase::EndingBroker { .. } => "stopping",
+            Phase::Upgrading { .. } => "upgrading",
             _ if condition.degraded => "degraded",
             Phase::Booting => "booting",
             Phase::Running if condition.reloading => "reloading",
@@ -55,7 +59,9 @@ impl Phase {
     pub(super) fn stop(self, drain: Duration, now: Instant) -> Option<Phase> {
         let until = now + drain;
         match self {
-            Phase::Booting | Phase::Running => Some(Phase::Draining { until }),
+            Phase::Booting | Phase::Running | Phase::Upgrading { .. } => {
+                Some(Phase::Draining { until })
+            }
             Phase::Draining { until: before } if until < before => Some(Phase::Draining { until }),
             _ => None,
         }
@@ -77,7 +83,8 @@ mod tests {
     fn every_phase_can_be_stopped_and_a_stop_only_gets_shorter() {
         let now = Instant::now();
         let drain = |seconds: u32| Phase::Draining { until: now + SECOND * seconds };
-        for phase in [Phase::Booting, Phase::Running] {
+        let upgrading = Phase::Upgrading { close_by: now, until: now };
+        for phase in [Phase::Booting, Phase::Running, upgrading] {
             assert_eq!(phase.stop(SECOND * 30, now), Some(drain(30)));
             assert_eq!(phase.quick_drain(), Duration::ZERO);
         }
@@ -102,6 +109,7 @@ mod tests {
             (Phase::Running, none, "running"),
             (Phase::Running, reloading, "reloading"),
             (Phase::Running, degraded, "degraded"),
+            (Phase::Upgrading { close_by: until, until }, degraded, "upgrading"),
             (Phase::Draining { until }, degraded, "draining"),
             (Phase::EndingWorkers { kill_at: until }, none, "stopping"),
             (Phase::EndingBroker { kill_at: until }, none, "stopping"),

@@ -1,47 +1,45 @@
 //! Reload: the file is read once, checked by a child, and only then in force. Its generation is
 //! one more than before, and [`super::roll`] replaces all workers of an older one.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::births::Born;
+use super::checker::Check;
 use super::fork::{self, Side};
 use super::lifeline::{self, Lifeline};
+use super::requests::Askers;
 use super::supervise::Master;
 use super::{limits, logging, serve};
 use crate::config::{self, Sources};
-use crate::protocol::lifeline::{CONFIG_PIECE_BYTES_MAX, FromChecker, ToBroker};
+use crate::protocol::lifeline::{Asker, CONFIG_PIECE_BYTES_MAX, ToBroker};
 use crate::task::Cause;
-
-/// How long the check of a configuration may take.
-const CHECK_MAX: Duration = Duration::from_secs(10);
 
 /// Reloads that were asked for, and the one that is under way.
 #[derive(Default)]
 pub(super) struct Reload {
-    /// Who waits for the next check: a client through the broker, by its number.
-    asked: Vec<Option<u64>>,
-    check: Option<Check>,
-}
-
-struct Check {
-    pid: Pid,
-    lifeline: Lifeline,
-    sources: Sources,
-    askers: Vec<Option<u64>>,
-    until: Instant,
+    /// Those who wait for the next check.
+    asked: Askers,
+    check: Option<(Check, Sources)>,
 }
 
 impl Reload {
-    /// Asks for one. Those that are asked for at once share it.
-    pub(super) fn ask(&mut self, asker: Option<u64>) {
-        self.asked.push(asker);
+    /// A client asks for one. Those that are asked for at once share it.
+    pub(super) fn ask(&mut self, asker: Asker) {
+        let checked = self.check.as_mut().is_some_and(|(check, _)| check.askers.meets_again(asker));
+        if !checked && !self.asked.meets_again(asker) {
+            self.asked.add(Some(asker));
+        }
+    }
+
+    /// HUP asks for one.
+    pub(super) fn ask_by_signal(&mut self) {
+        self.asked.add(None);
     }
 
     pub(super) fn lifeline(&self) -> Option<&Lifeline> {
-        self.check.as_ref().map(|check| &check.lifeline)
+        self.check.as_ref().map(|(check, _)| &check.lifeline)
     }
 
     /// Whether one was asked for and is not in force yet.
@@ -50,13 +48,19 @@ impl Reload {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.check.as_ref().map(|check| check.until)
+        self.check.as_ref().map(|(check, _)| check.until)
+    }
+
+    pub(super) fn keep_deadline(&mut self, now: Instant) {
+        if let Some((check, _)) = &mut self.check {
+            check.keep_deadline(now);
+        }
     }
 }
 
 impl Master {
     /// Begins the check that was asked for. `Some`: this is the child that does it.
-    pub(super) fn fork_checker(&mut self, now: Instant) -> Option<Born> {
+    pub(super) fn fork_config_check(&mut self, now: Instant) -> Option<Born> {
         if self.reload.asked.is_empty() || self.reload.check.is_some() {
             return None;
         }
@@ -68,16 +72,14 @@ impl Master {
                 return None;
             }
         };
-        let forked = lifeline::pair().and_then(|pair| Ok((pair, fork::fork()?)));
-        match forked {
+        match lifeline::pair().and_then(|pair| Ok((pair, fork::fork()?))) {
             Ok(((lifeline, _), Side::Parent(pid))) => {
-                let until = now + CHECK_MAX;
-                self.reload.check = Some(Check { pid, lifeline, sources, askers, until });
+                self.reload.check = Some((Check::new(pid, lifeline, askers, now), sources));
                 None
             }
             Ok(((_, lifeline), Side::Child)) => {
                 self.signals.unregister();
-                Some(Born::Checker { lifeline, sources })
+                Some(Born::ConfigCheck { lifeline, sources })
             }
             Err(error) => {
                 self.refuse_reload(&askers, &format!("cannot fork: {error}"));
@@ -86,49 +88,38 @@ impl Master {
         }
     }
 
-    pub(super) fn hear_checker(&mut self) {
-        let said = self.reload.check.as_ref().and_then(|check| check.lifeline.receive());
-        let Some(said) = said else { return };
-        let Some(check) = self.reload.check.take() else { return };
+    pub(super) fn hear_config_check(&mut self) {
+        let Some(said) = self.reload.check.as_ref().and_then(|(check, _)| check.hear()) else {
+            return;
+        };
+        let Some((check, sources)) = self.reload.check.take() else { return };
         match said {
-            FromChecker::Good => self.take_config(check.sources, &check.askers),
-            FromChecker::Bad { errors } => self.refuse_reload(&check.askers, &errors),
+            Ok(()) if self.phase.is_stopping() => {
+                self.refuse_reload(&check.askers, "the daemon is stopping");
+            }
+            Ok(()) => self.take_config(sources, &check.askers),
+            Err(errors) => self.refuse_reload(&check.askers, &errors),
         }
     }
 
-    /// Whether it was the checker that died. If it has said nothing, that is an error.
-    pub(super) fn checker_died(&mut self, pid: Pid, cause: &Cause) -> bool {
-        let Some(check) = self.reload.check.take_if(|check| check.pid == pid) else { return false };
-        let how = cause.signal.as_deref().unwrap_or("no word");
-        self.refuse_reload(&check.askers, &format!("the check of the file ended with {how}"));
+    /// Whether it was this check that died.
+    pub(super) fn config_check_died(&mut self, pid: Pid, cause: &Cause) -> bool {
+        let Some((check, _)) = self.reload.check.take_if(|(check, _)| check.is(pid)) else {
+            return false;
+        };
+        self.refuse_reload(&check.askers, &Check::how(cause));
         true
     }
 
-    pub(super) fn keep_reload_deadline(&mut self, now: Instant) {
-        if let Some(check) = &mut self.reload.check
-            && now >= check.until
-        {
-            let _ = kill(check.pid, Signal::SIGKILL);
-            // Its death says the rest.
-            check.until = now + CHECK_MAX;
-        }
-    }
-
-    fn refuse_reload(&mut self, askers: &[Option<u64>], errors: &str) {
+    fn refuse_reload(&mut self, askers: &Askers, errors: &str) {
         for line in errors.lines() {
             tracing::error!("not reloaded: {line}");
         }
         self.answer(askers, &Err(errors.to_owned()));
     }
 
-    fn answer(&mut self, askers: &[Option<u64>], result: &Result<u32, String>) {
-        for asker in askers.iter().flatten() {
-            self.tell_broker(&ToBroker::Answer { asker: *asker, result: result.clone() });
-        }
-    }
-
     /// Puts a configuration in force that a child found good.
-    fn take_config(&mut self, sources: Sources, askers: &[Option<u64>]) {
+    fn take_config(&mut self, sources: Sources, askers: &Askers) {
         let loaded = match config::load(&sources) {
             Ok(loaded) => loaded,
             Err(errors) => return self.refuse_reload(askers, &errors.to_string()),

@@ -12,6 +12,8 @@ use crate::protocol::lifeline::{Load, Resize};
 /// The pool's size as it should be.
 pub(super) struct Sizing {
     pub(super) bounds: Bounds,
+    /// An operator has moved them.
+    moved: bool,
     pub(super) want: u32,
     /// Why, in one line.
     pub(super) reason: String,
@@ -24,11 +26,26 @@ impl Sizing {
     pub(super) fn new(workers: &Workers, now: Instant) -> Self {
         Self {
             bounds: Bounds { min: workers.min, max: workers.max },
+            moved: false,
             want: workers.min,
             reason: String::new(),
             rule: Scale::new(workers.scale_down_after, now),
             load: Load::default(),
         }
+    }
+
+    /// As an image before this one had it.
+    pub(super) fn adopt(&mut self, want: u32, moved: Option<(u32, u32)>) {
+        if let Some((min, max)) = moved {
+            self.bounds = Bounds { min, max };
+            self.moved = true;
+        }
+        self.want = self.bounds.clamp(want);
+    }
+
+    /// The bounds, where an operator has moved them.
+    pub(super) fn moved(&self) -> Option<(u32, u32)> {
+        self.moved.then_some((self.bounds.min, self.bounds.max))
     }
 
     /// Tasks that run, and tasks that could.
@@ -39,6 +56,7 @@ impl Sizing {
     /// Under a new configuration; what operators asked for before is forgotten.
     pub(super) fn rebound(&mut self, workers: &Workers) {
         self.bounds = Bounds { min: workers.min, max: workers.max };
+        self.moved = false;
         self.want = self.bounds.clamp(self.want);
         self.rule.set_down_after(workers.scale_down_after);
     }
@@ -100,6 +118,7 @@ impl Master {
     pub(super) fn operator_resizes(&mut self, resize: Resize) {
         let sizing = &mut self.sizing;
         sizing.bounds = sizing.bounds.resized(sizing.want, resize);
+        sizing.moved = true;
         sizing.want = sizing.bounds.clamp(sizing.want);
         let Bounds { min, max } = sizing.bounds;
         tracing::info!("asked for: {} workers, between {min} and {max}", sizing.want);

@@ -1,7 +1,7 @@
 //! From the configuration to the first fork, and from a fork to a child's own main.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,10 +11,12 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tracing::error_span;
 
+use super::adopt::{self, Left};
 use super::births::Born;
+use super::handover::{Handover, Image};
 use super::signals::Signals;
 use super::supervise::{Ended, Master};
-use super::{activation, files, fork, lifeline, limits, logging, title};
+use super::{activation, files, fork, lifeline, limits, logging, title, upgrade};
 use crate::cli::ServeOverrides;
 use crate::config::{self, Config, Override, Sources};
 use crate::handler::Registry;
@@ -28,8 +30,6 @@ pub(crate) const PARENT_VARIABLE: &str = "FORQ_PARENT";
 const BLOCKING_THREADS_MAX: usize = 32;
 /// How long such a thread waits for more work.
 const BLOCKING_THREAD_IDLE: Duration = Duration::from_secs(10);
-/// What is told of a bad configuration: far under what a packet takes.
-const ERRORS_BYTES_MAX: usize = 16 * 1024;
 /// The exit code of a configuration or a state folder that cannot be used.
 const UNUSABLE: u8 = 2;
 
@@ -41,24 +41,81 @@ pub(super) struct Boot {
     pub(super) sources: Sources,
     /// The options of `forq serve`, which hold over every reload.
     pub(super) flags: Vec<Override>,
+    pub(super) image: Image,
     users: Registry,
     /// This start's number: later starts have greater ones.
-    number: i64,
+    pub(super) number: i64,
     control: UnixListener,
     worker: UnixListener,
     /// Held for as long as any process of the instance lives.
-    _lock: Flock<File>,
+    lock: Flock<File>,
+}
+
+impl Boot {
+    /// What is handed over to another image: lock, both listeners, this image.
+    pub(super) fn descriptors(&self) -> [BorrowedFd<'_>; 4] {
+        [self.lock.as_fd(), self.control.as_fd(), self.worker.as_fd(), self.image.own.as_fd()]
+    }
+}
+
+/// A boot as far as it touches nothing: it is known that the configuration can be used.
+pub(super) struct Configured {
+    instance: Instance,
+    config: Config,
+    sources: Sources,
+    flags: Vec<Override>,
+    image: Image,
+    users: Registry,
+}
+
+impl Configured {
+    fn new(
+        instance: &Instance,
+        overrides: &ServeOverrides,
+        users: Registry,
+        read: impl FnOnce(&[Override]) -> Result<Sources, String>,
+    ) -> Result<Self, String> {
+        let flags = overrides_of(overrides);
+        let sources = read(&flags)?;
+        let loaded = config::load(&sources).map_err(|errors| errors.to_string())?;
+        for warning in &loaded.warnings {
+            tell(&format!("warning: {warning}"));
+        }
+        let config = loaded.config;
+        // Known now rather than by workers that cannot start.
+        worker::kinds::with_built_in(&users, &config, true)?;
+        limits::raise_open_files(&config.workers)?;
+        let image = Image::of_this_process()
+            .map_err(|error| format!("cannot tell how this process was started: {error}"))?;
+        Ok(Self { instance: instance.clone(), config, sources, flags, image, users })
+    }
+
+    /// With what is bound and locked.
+    pub(super) fn with(
+        self,
+        number: i64,
+        control: UnixListener,
+        worker: UnixListener,
+        lock: Flock<File>,
+    ) -> Boot {
+        let Self { instance, config, sources, flags, image, users } = self;
+        Boot { instance, config, sources, flags, image, users, number, control, worker, lock }
+    }
 }
 
 /// Runs the daemon in the foreground, and tells its own errors.
 pub(crate) fn serve(instance: &Instance, overrides: &ServeOverrides, users: Registry) -> ExitCode {
-    follow_parent();
-    let booted = boot(instance, overrides, users).and_then(|boot| {
-        let signals = Signals::listen().map_err(|error| format!("cannot listen: {error}"))?;
-        Ok(Master::new(boot, signals, Instant::now()))
+    let begun = adopt::left().and_then(|left| match left {
+        None => {
+            follow_parent();
+            start(instance, overrides, users)
+        }
+        // What it follows outlives an exec, and is no business of a check.
+        Some(left) => take_over(left, instance, overrides, users),
     });
-    let master = match booted {
-        Ok(master) => master,
+    let master = match begun {
+        Ok(Some(master)) => master,
+        Ok(None) => return ExitCode::SUCCESS,
         Err(message) => return fail(&message),
     };
     title::set("forq: master");
@@ -70,27 +127,79 @@ pub(crate) fn serve(instance: &Instance, overrides: &ServeOverrides, users: Regi
     }
 }
 
-fn boot(instance: &Instance, overrides: &ServeOverrides, users: Registry) -> Result<Boot, String> {
-    let flags = overrides_of(overrides);
-    let sources = read_sources(instance, &flags)?;
-    let loaded = config::load(&sources).map_err(|errors| errors.to_string())?;
-    for warning in &loaded.warnings {
-        tell(&format!("warning: {warning}"));
-    }
-    let config = loaded.config;
+/// A start from nothing.
+fn start(
+    instance: &Instance,
+    overrides: &ServeOverrides,
+    users: Registry,
+) -> Result<Option<Master>, String> {
+    let configured =
+        Configured::new(instance, overrides, users, |flags| read_sources(instance, flags))?;
     files::make_dir(&instance.state_dir)?;
     let lock = files::lock(instance)?;
-    logging::start(&config.log)?;
-    // Known now rather than by workers that cannot start.
-    worker::kinds::with_built_in(&users, &config, true)?;
-    limits::raise_open_files(&config.workers)?;
+    logging::start(&configured.config.log)?;
     limits::warn_of_root();
     let control = control_socket(instance)?;
     let worker = files::bind(&instance.worker_socket())?;
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let number = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
-    let instance = instance.clone();
-    Ok(Boot { instance, config, sources, flags, users, number, control, worker, _lock: lock })
+    let boot = configured.with(number, control, worker, lock);
+    let signals = Signals::listen().map_err(|error| format!("cannot listen: {error}"))?;
+    Ok(Some(Master::new(boot, signals, Instant::now())))
+}
+
+/// A start from what another image of the master left; `None`: it only asked.
+fn take_over(
+    left: Left,
+    instance: &Instance,
+    overrides: &ServeOverrides,
+    users: Registry,
+) -> Result<Option<Master>, String> {
+    let configure = |text: Option<String>| {
+        Configured::new(instance, overrides, users, |flags| handed_sources(instance, flags, text))
+    };
+    match left {
+        Left::Check { handover, lifeline } => {
+            adopt::check(handover, &lifeline, configure).map(|()| None)
+        }
+        Left::All { mut file, failed } => {
+            let handover = Handover::read(&mut file);
+            let ready = handover.and_then(|left| Ok((configure(left.config.clone())?, left)));
+            let (configured, left) = match ready {
+                Ok(ready) => ready,
+                Err(error) => {
+                    let back = adopt::go_back(&mut file, &error);
+                    return Err(format!("{error}; and there is no way back: {back:?}"));
+                }
+            };
+            logging::start(&configured.config.log)?;
+            adopted(configured, left, failed)
+                .map(Some)
+                .map_err(|error| format!("cannot take over: {error}"))
+        }
+    }
+}
+
+fn adopted(
+    configured: Configured,
+    left: Handover,
+    failed: Option<String>,
+) -> std::io::Result<Master> {
+    let boot = Boot::adopt(configured, &left)?;
+    let signals = Signals::listen()?;
+    Master::adopt(boot, signals, left, failed, Instant::now())
+}
+
+/// The sources of a configuration whose file was read by another image.
+fn handed_sources(
+    instance: &Instance,
+    flags: &[Override],
+    text: Option<String>,
+) -> Result<Sources, String> {
+    let mut sources = config::read_sources(None, false).map_err(|errors| errors.to_string())?;
+    sources.file = text.map(|text| (instance.config(), text));
+    sources.flags = flags.to_vec();
+    Ok(sources)
 }
 
 /// systemd's socket if it passed one, which is then found in the state folder as well.
@@ -143,24 +252,25 @@ fn born_main(boot: Boot, born: Born) -> i32 {
         Born::Worker { lifeline, slot, serial, generation } => {
             worker_main(boot, lifeline, slot, serial, generation)
         }
-        Born::Checker { lifeline, sources } => checker_main(&boot.users, lifeline, &sources),
+        Born::ConfigCheck { lifeline, sources } => {
+            title::set("forq: check");
+            let found = config::load(&sources)
+                .map_err(|errors| errors.to_string())
+                .and_then(|loaded| worker::kinds::with_built_in(&boot.users, &loaded.config, true));
+            say_of_check(&lifeline, found.map(drop))
+        }
+        Born::UpgradeCheck { lifeline, handover } => {
+            let error = upgrade::check_main(&boot.image, &lifeline, &handover);
+            let path = boot.image.path.to_string_lossy();
+            say_of_check(&lifeline, Err(format!("cannot run {path}: {error}")))
+        }
     }
 }
 
-/// Looks at a configuration as a start would, and tells the master what it found.
-fn checker_main(users: &Registry, lifeline: OwnedFd, sources: &Sources) -> i32 {
-    title::set("forq: checker");
-    let found = config::load(sources)
-        .map_err(|errors| errors.to_string())
-        .and_then(|loaded| worker::kinds::with_built_in(users, &loaded.config, true));
-    let said = match found {
-        Ok(_) => FromChecker::Good,
-        Err(mut errors) => {
-            errors.truncate(errors.floor_char_boundary(ERRORS_BYTES_MAX));
-            FromChecker::Bad { errors }
-        }
-    };
-    match lifeline::say(&lifeline, &said) {
+/// Tells the master what a check has found.
+fn say_of_check(lifeline: &OwnedFd, found: Result<(), String>) -> i32 {
+    let said = found.map_or_else(FromChecker::bad, |()| FromChecker::Good);
+    match lifeline::say(lifeline, &said) {
         Ok(()) => 0,
         Err(error) => cannot_start(&error.to_string()),
     }

@@ -33,7 +33,10 @@ impl Master {
             return;
         }
         if asked.reload {
-            self.reload.ask(None);
+            self.reload.ask_by_signal();
+        }
+        if asked.upgrade {
+            self.upgrade.ask_by_signal();
         }
         for _ in 0..asked.more {
             self.operator_resizes(Resize::More(1));
@@ -79,6 +82,7 @@ impl Master {
         match self.phase {
             Phase::Draining { until } => Some(until + SETTLE_MAX),
             Phase::EndingWorkers { kill_at } | Phase::EndingBroker { kill_at } => Some(kill_at),
+            Phase::Upgrading { close_by, until } => Some(close_by.min(until)),
             Phase::Booting | Phase::Running => None,
         }
     }

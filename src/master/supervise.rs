@@ -17,9 +17,11 @@ use super::oom::OomWatch;
 use super::phase::{Condition, Phase};
 use super::quiet::Quiet;
 use super::reload::Reload;
+use super::requests::Done;
 use super::resize::Sizing;
 use super::serve::Boot;
 use super::signals::Signals;
+use super::upgrade::Upgrade;
 use crate::protocol::lifeline::Exit;
 
 /// How often the pool is looked at when nothing happens: its size, its memory.
@@ -63,6 +65,9 @@ pub(super) struct Master {
     pub(super) broker_trouble: Option<String>,
     pub(super) fatal: Option<String>,
     pub(super) reload: Reload,
+    pub(super) upgrade: Upgrade,
+    /// What clients asked for and got.
+    pub(super) done: Done,
     pub(super) notifier: Notifier,
     /// What systemd was last told.
     pub(super) announced: Turn,
@@ -96,6 +101,8 @@ impl Master {
             broker_trouble: None,
             fatal: None,
             reload: Reload::default(),
+            upgrade: Upgrade::default(),
+            done: Done::default(),
             announced: Turn::default(),
             watchdog_at: Some(now),
             notifier: Notifier::from_env(),
@@ -121,6 +128,7 @@ impl Master {
                 self.announce_status();
             }
             self.look_at_phase();
+            self.look_at_upgrade(now);
             self.announce();
             self.keep_watchdog(now);
             if std::mem::take(&mut self.changed) {
@@ -149,7 +157,7 @@ impl Master {
         });
         let mut fds = vec![PollFd::new(self.signals.fd(), PollFlags::POLLIN)];
         let lifelines = self.children().map(|child| &child.lifeline);
-        for lifeline in lifelines.chain(self.reload.lifeline()) {
+        for lifeline in lifelines.chain(self.reload.lifeline()).chain(self.upgrade.lifeline()) {
             let mut events = PollFlags::POLLIN;
             events.set(PollFlags::POLLOUT, lifeline.is_behind());
             fds.push(PollFd::new(lifeline.fd(), events));
@@ -173,6 +181,7 @@ impl Master {
             .chain(forks)
             .chain(self.phase_deadline())
             .chain(self.reload.deadline())
+            .chain(self.upgrade.deadline())
             .chain(self.watchdog_at)
             .chain([self.next_tick])
     }

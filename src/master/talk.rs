@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::phase::Phase;
 use super::status;
 use super::supervise::Master;
-use crate::protocol::lifeline::{Ask, FromBroker, FromWorker, Pool, Scale, ToBroker};
+use crate::protocol::lifeline::{FromBroker, FromWorker, Pool, Scale, ToBroker};
 
 impl Master {
     /// What a new broker must know: deaths that are open, then the pool, then a stop.
@@ -27,6 +27,7 @@ impl Master {
             reason: self.trouble(),
             generation: self.generation,
             rolled: self.rolled == self.generation,
+            upgrade_error: self.upgrade.error.clone(),
             scale: Scale {
                 min: self.sizing.bounds.min,
                 max: self.sizing.bounds.max,
@@ -63,7 +64,8 @@ impl Master {
         {
             self.hear_broker(message, now);
         }
-        self.hear_checker();
+        self.hear_config_check();
+        self.hear_upgrade_check();
     }
 
     fn hear_workers(&mut self, now: Instant) {
@@ -105,6 +107,11 @@ impl Master {
                 }
                 self.broker_trouble = None;
                 self.changed = true;
+                if matches!(self.phase, Phase::Upgrading { .. }) && self.broker_is_new() {
+                    self.upgrade.no_way_back();
+                    self.enter(Phase::Running);
+                    tracing::info!("upgraded to {}", env!("CARGO_PKG_VERSION"));
+                }
             }
             FromBroker::Fatal { message } if self.phase == Phase::Booting => {
                 self.fatal = Some(message);
@@ -125,8 +132,14 @@ impl Master {
             }
             FromBroker::Beat(load) => self.take_load(load, now),
             FromBroker::Idle { serial, drain } => self.retire(serial, drain),
+            FromBroker::Migrating => self.upgrade.no_way_back(),
             FromBroker::Asked { asker, ask } => self.asked(asker, ask),
         }
+    }
+
+    /// Whether the broker was forked by this image.
+    fn broker_is_new(&self) -> bool {
+        self.broker.child.as_ref().is_some_and(|broker| broker.generation == self.generation)
     }
 
     /// A worker that drains has nothing left: it may end.
@@ -135,25 +148,6 @@ impl Master {
         if child.drain == drain && drain != 0 && !child.is_ending() {
             child.terminate();
             self.changed = true;
-        }
-    }
-
-    fn asked(&mut self, asker: u64, ask: Ask) {
-        if self.phase.is_stopping() {
-            let sentence = "the daemon is stopping".to_owned();
-            return self.tell_broker(&ToBroker::Answer { asker, result: Err(sentence) });
-        }
-        match ask {
-            Ask::Reload => self.reload.ask(Some(asker)),
-            Ask::Upgrade => {
-                let sentence = "this build cannot upgrade in place".to_owned();
-                self.tell_broker(&ToBroker::Answer { asker, result: Err(sentence) });
-            }
-            Ask::Resize(resize) => {
-                self.operator_resizes(resize);
-                let result = Ok(self.sizing.want);
-                self.tell_broker(&ToBroker::Answer { asker, result });
-            }
         }
     }
 }

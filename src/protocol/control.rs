@@ -10,6 +10,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use uuid::Uuid;
+
 use super::lifeline::Resize;
 use crate::task::{NewTask, State, TaskId, TaskView};
 
@@ -115,12 +117,23 @@ pub enum Request {
     },
     /// Check the configuration file, and put it in force. Answer: [`Reply::Done`] with the new
     /// generation, at once; [`Request::Info`] says when its workers are there.
-    Reload,
+    Reload {
+        /// The client's own id for it: asked again, it is not done twice.
+        request: Uuid,
+    },
     /// Exec the new binary in place. Answer: [`Reply::Done`] with the new generation, before it
     /// happens; [`Request::Info`] says when it has.
-    Upgrade,
+    Upgrade {
+        /// As in [`Request::Reload`].
+        request: Uuid,
+    },
     /// How many workers there should be. Answer: [`Reply::Done`] with their number.
-    Scale(Resize),
+    Scale {
+        /// As in [`Request::Reload`].
+        request: Uuid,
+        /// How many.
+        size: Resize,
+    },
     /// A consistent copy of the database. Answer: [`Reply::Done`] with its size in bytes.
     Backup {
         /// An absolute path that does not exist yet.

@@ -111,11 +111,22 @@ pub enum FromBroker {
     },
     /// A client asks for something that only the master can do. Answer: [`ToBroker::Answer`].
     Asked {
-        /// The broker's own number for it.
-        asker: u64,
+        /// Who.
+        asker: Asker,
         /// What.
         ask: Ask,
     },
+    /// The store is about to be brought to this build's schema: an older build could not read it.
+    Migrating,
+}
+
+/// Who asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asker {
+    /// The broker's own number for it; means nothing to another broker.
+    pub number: u64,
+    /// The client's number for what it asks, the same when it has to ask again.
+    pub request: u128,
 }
 
 /// How much there is to do: what the scale rule looks at.
@@ -159,6 +170,14 @@ pub enum FromChecker {
     },
 }
 
+impl FromChecker {
+    /// It cannot, for these reasons.
+    pub fn bad(mut errors: String) -> Self {
+        errors.truncate(errors.floor_char_boundary(TOLD_BYTES_MAX / 2));
+        Self::Bad { errors }
+    }
+}
+
 /// The pool.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Pool {
@@ -170,6 +189,8 @@ pub struct Pool {
     pub generation: u32,
     /// Every worker that takes tasks is of this generation and ready.
     pub rolled: bool,
+    /// Why the last upgrade came to nothing, if it did.
+    pub upgrade_error: Option<String>,
     /// The last decision about the number of workers.
     pub scale: Scale,
     /// Deaths of brokers so far.
@@ -270,7 +291,11 @@ mod tests {
             FromBroker::StopAsked { now: true },
             FromBroker::Drained,
             FromBroker::Idle { serial: 7, drain: 1 },
-            FromBroker::Asked { asker: 7, ask: Ask::Resize(Resize::More(2)) },
+            FromBroker::Asked {
+                asker: Asker { number: 7, request: u128::MAX },
+                ask: Ask::Resize(Resize::More(2)),
+            },
+            FromBroker::Migrating,
         ] {
             let bytes = codec::encode(&message).unwrap();
             assert_eq!(codec::decode::<FromBroker>(&bytes).unwrap(), message);

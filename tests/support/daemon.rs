@@ -39,6 +39,8 @@ pub(crate) struct Pids {
 /// A daemon with a state folder of its own. It ends with this value.
 pub(crate) struct Daemon {
     program: PathBuf,
+    /// What asks it; the program itself, unless a test says otherwise.
+    client: Option<PathBuf>,
     folder: TempDir,
     state_dir: PathBuf,
     serve_args: Vec<String>,
@@ -71,7 +73,7 @@ impl Daemon {
         std::fs::write(&config_file, config).expect("the configuration");
         let serve_args = vec!["--config".to_owned(), config_file.to_string_lossy().into_owned()];
         let program = PathBuf::from(env!("CARGO_BIN_EXE_forq"));
-        Self { program, folder, state_dir, serve_args, child: None }
+        Self { program, client: None, folder, state_dir, serve_args, child: None }
     }
 
     /// Puts the state folder of a daemon that is not up elsewhere.
@@ -149,9 +151,18 @@ impl Daemon {
 
     /// The binary, on this instance.
     pub(crate) fn command(&self) -> Command {
-        let mut command = command_of(&self.program);
+        self.on_this_instance(self.client.as_ref().unwrap_or(&self.program))
+    }
+
+    fn on_this_instance(&self, program: &Path) -> Command {
+        let mut command = command_of(program);
         command.env("FORQ_STATE_DIR", &self.state_dir);
         command
+    }
+
+    /// Asks with the build under test from now on, whatever becomes of the daemon's program.
+    pub(crate) fn ask_with_own_build(&mut self) {
+        self.client = Some(PathBuf::from(env!("CARGO_BIN_EXE_forq")));
     }
 
     /// Runs a verb to its end.

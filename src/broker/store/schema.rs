@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::StoreError;
 
@@ -141,6 +141,14 @@ fn quick_check(db: &Connection, path: &str) -> Result<(), StoreError> {
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
         .map_err(|error| StoreError::Fatal(damaged(path, &error.to_string())))?;
     if verdict == "ok" { Ok(()) } else { Err(StoreError::Fatal(damaged(path, &verdict))) }
+}
+
+/// Whether a broker of this build would change the schema of the database that is there.
+pub(crate) fn will_migrate(path: &Path) -> bool {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let version = Connection::open_with_flags(path, flags)
+        .and_then(|db| db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)));
+    version.is_ok_and(|version| version > 0 && version < SCHEMA_VERSION)
 }
 
 fn migrate(db: &mut Connection, version: i64) -> rusqlite::Result<()> {

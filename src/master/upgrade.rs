@@ -1,0 +1,290 @@
+//! Upgrade in place: the binary that lies where this one was started from is asked whether it can
+//! take over, then this process runs it. Pid, children, listeners and lock stay as they are; the
+//! new image replaces the broker, then the workers one by one. If its broker does not get ready,
+//! it runs the old image again, in the same way.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+
+use super::births::Born;
+use super::checker::Check;
+use super::children::Slot;
+use super::fork::{self, Side};
+use super::handover::{
+    CHECK_VARIABLE, FAILED_VARIABLE, HANDOVER_PROTOCOL, HANDOVER_VARIABLE, Handover, Image,
+    environment,
+};
+use super::lifeline::{self, Lifeline};
+use super::phase::Phase;
+use super::requests::Askers;
+use super::serve;
+use super::supervise::Master;
+use crate::broker::store::schema::SCHEMA_VERSION;
+use crate::protocol::lifeline::Asker;
+use crate::task::Cause;
+
+/// Deaths of a new build's broker before it was ready, after which the old build comes back.
+const BROKER_DEATHS_MAX: u32 = 3;
+/// How long the old broker may take to close its store.
+pub(super) const CLOSE_MAX: Duration = Duration::from_secs(10);
+
+/// Upgrades that were asked for, and the one that is under way.
+#[derive(Default)]
+pub(super) struct Upgrade {
+    asked: Askers,
+    check: Option<Check>,
+    /// The build before this one, while it is not certain that this one serves.
+    way_back: Option<OwnedFd>,
+    /// Why the last one came to nothing, if it did.
+    pub(super) error: Option<String>,
+}
+
+impl Upgrade {
+    /// In a new image: the way back, or why this image is here again.
+    pub(super) fn begun(way_back: Option<OwnedFd>, error: Option<String>) -> Self {
+        Self { way_back, error, ..Self::default() }
+    }
+
+    /// A client asks for one.
+    pub(super) fn ask(&mut self, asker: Asker) {
+        let checked = self.check.as_mut().is_some_and(|check| check.askers.meets_again(asker));
+        if !checked && !self.asked.meets_again(asker) {
+            self.asked.add(Some(asker));
+        }
+    }
+
+    /// USR2 asks for one.
+    pub(super) fn ask_by_signal(&mut self) {
+        self.asked.add(None);
+    }
+
+    pub(super) fn is_under_way(&self) -> bool {
+        self.check.is_some() || !self.asked.is_empty()
+    }
+
+    pub(super) fn lifeline(&self) -> Option<&Lifeline> {
+        self.check.as_ref().map(|check| &check.lifeline)
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.check.as_ref().map(|check| check.until)
+    }
+
+    pub(super) fn keep_deadline(&mut self, now: Instant) {
+        if let Some(check) = &mut self.check {
+            check.keep_deadline(now);
+        }
+    }
+
+    /// The store is of the new build's schema now.
+    pub(super) fn no_way_back(&mut self) {
+        self.way_back = None;
+    }
+}
+
+impl Master {
+    /// Asks the new binary whether it can take over what there is now. `Some`: this is the child
+    /// that becomes that binary.
+    pub(super) fn fork_upgrade_check(&mut self, now: Instant) -> Option<Born> {
+        // One thing after the other: it would hand over a reload that is half done.
+        let busy = self.upgrade.check.is_some() || self.reload.is_under_way();
+        if self.upgrade.asked.is_empty() || busy || self.phase != Phase::Running {
+            return None;
+        }
+        let askers = std::mem::take(&mut self.upgrade.asked);
+        self.upgrade.error = None;
+        let forked = self.handover().and_then(|handover| {
+            let file = handover.write()?;
+            let pair = lifeline::pair()?;
+            Ok((file, pair, fork::fork()?))
+        });
+        match forked {
+            Ok((_, (lifeline, _), Side::Parent(pid))) => {
+                self.upgrade.check = Some(Check::new(pid, lifeline, askers, now));
+                None
+            }
+            Ok((file, (_, lifeline), Side::Child)) => {
+                self.signals.unregister();
+                Some(Born::UpgradeCheck { lifeline, handover: file })
+            }
+            Err(error) => {
+                self.refuse_upgrade(&askers, &format!("cannot ask the new binary: {error}"));
+                None
+            }
+        }
+    }
+
+    pub(super) fn hear_upgrade_check(&mut self) {
+        let Some(said) = self.upgrade.check.as_ref().and_then(Check::hear) else { return };
+        let Some(check) = self.upgrade.check.take() else { return };
+        match said {
+            // Asked before a stop began, or before another image took over.
+            Ok(()) if self.phase != Phase::Running => {
+                self.refuse_upgrade(&check.askers, "the daemon is stopping");
+            }
+            Ok(()) => self.upgrade(&check.askers),
+            Err(error) => self.refuse_upgrade(&check.askers, &error),
+        }
+    }
+
+    /// Whether it was this check that died.
+    pub(super) fn upgrade_check_died(&mut self, pid: Pid, cause: &Cause) -> bool {
+        let Some(check) = self.upgrade.check.take_if(|check| check.is(pid)) else { return false };
+        let how = Check::how(cause);
+        let path = self.boot.image.path.to_string_lossy().into_owned();
+        self.refuse_upgrade(&check.askers, &format!("{path} does not take over: {how}"));
+        true
+    }
+
+    fn refuse_upgrade(&mut self, askers: &Askers, error: &str) {
+        tracing::error!("not upgraded: {error}");
+        self.upgrade.error = Some(error.to_owned());
+        self.changed = true;
+        self.answer(askers, &Err(error.to_owned()));
+    }
+
+    /// Becomes the new image. Comes back only if that fails.
+    fn upgrade(&mut self, askers: &Askers) {
+        tracing::info!("upgrading from {}", env!("CARGO_PKG_VERSION"));
+        // Said before the end, and remembered for those who do not hear it.
+        self.answer(askers, &Ok(self.generation + 1));
+        let path = self.boot.image.path.clone();
+        let error = self.become_image(&path, None);
+        tracing::error!("not upgraded: cannot run {}: {error}", path.to_string_lossy());
+        self.upgrade.error = Some(format!("cannot run the new binary: {error}"));
+        self.changed = true;
+    }
+
+    /// Whether the new broker is given up; then this process runs the old image again.
+    pub(super) fn look_at_upgrade(&mut self, now: Instant) {
+        let Phase::Upgrading { until, close_by } = self.phase else { return };
+        if let Some(broker) = &mut self.broker.child
+            && broker.generation != self.generation
+            && now >= close_by
+        {
+            broker.kill(crate::task::LossReason::Crash, "it did not close its store");
+        }
+        let gave_up = self.broker_trouble.clone().or_else(|| {
+            (now >= until).then(|| "its broker is not ready within workers.boot_timeout".to_owned())
+        });
+        let deaths = self.broker.strikes() >= BROKER_DEATHS_MAX;
+        let gave_up = gave_up.or_else(|| {
+            deaths.then(|| format!("its broker does not start: {}", self.broker.last_exit()))
+        });
+        let Some(why) = gave_up else { return };
+        let Some(image) = self.upgrade.way_back.take() else {
+            // There is none: it is a broker that does not start, like any other.
+            return self.enter(Phase::Running);
+        };
+        let version = env!("CARGO_PKG_VERSION");
+        tracing::error!("forq {version} does not serve: {why}; the old build comes back");
+        if let Some(broker) = &mut self.broker.child {
+            broker.kill(crate::task::LossReason::Crash, "its build is given up");
+        }
+        let error = match Image::own_path(&image) {
+            Ok(path) => {
+                let keep = fork::hand_on(&image, true);
+                let why = format!("forq {version} does not serve: {why}");
+                keep.map_or_else(io::Error::from, |()| self.become_image(&path, Some(why)))
+            }
+            Err(error) => error,
+        };
+        tracing::error!("the old build does not come back: {error}");
+        self.enter(Phase::Running);
+    }
+
+    /// Hands everything to the image at `path` and becomes it. `failed`: an upgrade was given up.
+    fn become_image(&mut self, path: &CString, failed: Option<String>) -> io::Error {
+        self.hear_children();
+        fork::block_signals();
+        let error = match self.exec_image(path, failed) {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        self.hand_on_all(false);
+        fork::unblock_signals();
+        error
+    }
+
+    fn exec_image(
+        &mut self,
+        path: &CString,
+        failed: Option<String>,
+    ) -> io::Result<std::convert::Infallible> {
+        let mut handover = self.handover()?;
+        if failed.is_some() {
+            // No second way: the old build stays, whatever becomes of its broker.
+            handover.image = None;
+        }
+        let file = handover.write()?;
+        let mut variables = vec![(HANDOVER_VARIABLE, file.as_raw_fd().to_string())];
+        variables.extend(failed.map(|why| (FAILED_VARIABLE, why)));
+        let environment = environment(&variables)?;
+        fork::hand_on(&file, true)?;
+        self.hand_on_all(true);
+        Err(fork::exec(path, &self.boot.image.arguments, &environment).into())
+    }
+
+    /// Leaves every descriptor that is handed over open across an exec, or closes it to commands
+    /// again.
+    fn hand_on_all(&self, yes: bool) {
+        let lifelines = self.children().map(|child| child.lifeline.fd());
+        for fd in self.boot.descriptors().into_iter().chain(lifelines) {
+            if let Err(error) = fork::hand_on(fd, yes) {
+                tracing::error!("cannot hand over a descriptor: {error}");
+            }
+        }
+    }
+
+    /// What there is to hand over.
+    fn handover(&self) -> io::Result<Handover> {
+        // The file as it is now, as a start would find it.
+        let sources =
+            serve::read_sources(&self.boot.instance, &self.boot.flags).map_err(io::Error::other)?;
+        let [lock, control, worker, image] = self.boot.descriptors().map(|fd| fd.as_raw_fd());
+        Ok(Handover {
+            protocol: HANDOVER_PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            schema: SCHEMA_VERSION,
+            number: self.boot.number,
+            config: sources.file.map(|(_, text)| text),
+            lock,
+            control,
+            worker,
+            image: Some(image),
+            last_serial: self.last_serial,
+            last_drain: self.last_drain,
+            generation: self.generation,
+            moved: self.sizing.moved(),
+            want: self.sizing.want,
+            exits: self.exits.values().cloned().collect(),
+            done: self.done.to_vec(),
+            broker: self.broker.left(),
+            workers: self.workers.iter().map(Slot::left).collect(),
+        })
+    }
+}
+
+/// In the child that asks the new binary: becomes it.
+pub(super) fn check_main(image: &Image, lifeline: &OwnedFd, handover: &File) -> io::Error {
+    let variables = [
+        (HANDOVER_VARIABLE, handover.as_raw_fd().to_string()),
+        (CHECK_VARIABLE, lifeline.as_raw_fd().to_string()),
+    ];
+    let exec = || -> io::Result<std::convert::Infallible> {
+        let environment = environment(&variables)?;
+        fork::hand_on(handover, true)?;
+        fork::hand_on(lifeline, true)?;
+        fork::unblock_signals();
+        Err(fork::exec(&image.path, &image.arguments, &environment).into())
+    };
+    match exec() {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
