@@ -11,6 +11,10 @@ use super::Core;
 use super::pending::Pending;
 use super::store::writer::Op;
 
+/// How long the last claims may take to reach their workers.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
+/// How often that is looked at.
+const CLOSE_LOOK: Duration = Duration::from_millis(2);
 /// How long workers may take to drop what they were told to.
 const CANCEL_MAX: Duration = Duration::from_millis(1500);
 
@@ -27,6 +31,9 @@ pub(crate) enum Phase {
     Settling,
     /// All is told. The master ends the process.
     Drained,
+    /// Told to end: claims that are on their way reach their workers, nothing else is begun or
+    /// answered, and whoever wants something finds the next broker.
+    Closing { until: Instant },
 }
 
 impl Phase {
@@ -43,6 +50,21 @@ impl Phase {
 }
 
 impl Core {
+    /// Begins to close.
+    pub(super) fn close(&mut self, now: Instant) {
+        if !matches!(self.phase, Phase::Closing { .. }) {
+            self.phase = Phase::Closing { until: now + CLOSE_MAX };
+        }
+    }
+
+    /// Whether it is closed: everything that was begun has reached its store or its worker.
+    pub(super) fn is_closed(&self, now: Instant) -> bool {
+        let Phase::Closing { until } = self.phase else { return false };
+        let links = self.workers.values().filter_map(|worker| worker.link.as_ref());
+        let is_quiet = || self.pending.is_empty() && links.clone().all(|l| l.outbox.is_idle());
+        now >= until || is_quiet()
+    }
+
     /// Begins to stop, or hastens a stop that has begun.
     pub(super) fn stop(&mut self, drain: Duration, now: Instant) {
         let until = now + drain;
@@ -58,7 +80,8 @@ impl Core {
             Phase::Draining { until: before } => {
                 self.phase = Phase::Draining { until: until.min(before) };
             }
-            Phase::Cancelling { .. } | Phase::Settling | Phase::Drained => {}
+            Phase::Cancelling { .. } | Phase::Settling | Phase::Drained | Phase::Closing { .. } => {
+            }
         }
     }
 
@@ -90,6 +113,8 @@ impl Core {
     pub(super) fn drain_at(&self) -> Option<Instant> {
         match self.phase {
             Phase::Draining { until } | Phase::Cancelling { until } => Some(until),
+            // There is no event for a socket that has taken everything.
+            Phase::Closing { .. } => Some(Instant::now() + CLOSE_LOOK),
             Phase::Serving | Phase::Settling | Phase::Drained => None,
         }
     }

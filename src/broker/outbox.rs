@@ -20,6 +20,8 @@ pub(crate) struct Outbox {
 #[derive(Default)]
 struct Inner {
     bytes: RefCell<Vec<u8>>,
+    /// Some were taken and are on their way into the socket.
+    writing: Cell<bool>,
     closed: Cell<bool>,
     changed: Notify,
     aborted: Notify,
@@ -54,6 +56,11 @@ impl Outbox {
         self.inner.bytes.borrow().len()
     }
 
+    /// Whether everything is in the socket.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.len() == 0 && !self.inner.writing.get()
+    }
+
     /// Lets the connection go at once: its peer does not read.
     pub(crate) fn abort(&self) {
         self.close();
@@ -81,6 +88,7 @@ impl Outbox {
         let mut writing = Vec::new();
         loop {
             std::mem::swap(&mut writing, &mut *self.inner.bytes.borrow_mut());
+            self.inner.writing.set(!writing.is_empty());
             if writing.is_empty() {
                 if self.is_closed() {
                     return;

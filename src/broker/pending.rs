@@ -93,6 +93,11 @@ impl PendingOps {
         taken
     }
 
+    /// Whether every answer has come.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+
     /// Claims on their way, each as the worker it is for.
     pub(super) fn claims(&self) -> impl Iterator<Item = u64> {
         self.ops.iter().flatten().filter_map(|pending| match pending {

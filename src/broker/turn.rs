@@ -5,6 +5,7 @@ use std::time::Instant;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
+use super::drain::Phase;
 use super::store::writer::Told;
 use super::{Core, Input, now_ms};
 use crate::protocol::lifeline;
@@ -55,6 +56,9 @@ impl Core {
                 }
             }
             self.finish_turn();
+            if self.is_closed(Instant::now()) {
+                return End::Terminated;
+            }
         }
     }
 
@@ -66,7 +70,9 @@ impl Core {
             None => {}
         }
         match input {
-            Some(Input::Terminate) => return Some(End::Terminated),
+            Some(Input::Terminate) => self.close(Instant::now()),
+            // Whoever says something now says it again to the next broker.
+            Some(_) if matches!(self.phase, Phase::Closing { .. }) => {}
             Some(input) => self.enter(input),
             None => {}
         }
