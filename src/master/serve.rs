@@ -283,6 +283,7 @@ fn broker_main(boot: Boot, lifeline: OwnedFd) -> i32 {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let _span = error_span!("broker", pid = std::process::id()).entered();
     limits::raise_oom_score(limits::BROKER_OOM_SCORE);
+    drop(boot.image);
     let start = broker::Start {
         users: boot.users,
         instance: boot.number,
@@ -318,8 +319,8 @@ fn worker_main(boot: Boot, lifeline: OwnedFd, slot: u32, serial: u64, generation
         concurrency: boot.config.workers.concurrency,
         output_bytes_max: boot.config.queue.input_bytes_max,
     };
-    // The listeners are the broker's.
-    drop((boot.control, boot.worker));
+    // The listeners are the broker's, the image the master's.
+    drop((boot.control, boot.worker, boot.image));
     match runtime() {
         Ok(runtime) => worker::run(start, &runtime),
         Err(error) => cannot_start(&error.to_string()),
