@@ -193,10 +193,10 @@ impl Core {
         let alone = held.len() == 1;
         if !held.is_empty() {
             tracing::warn!(
-                "worker pid {} died with {} tasks: {:?}",
-                exit.pid,
+                "{} tasks lost worker pid {}: {}",
                 held.len(),
-                exit.cause
+                exit.pid,
+                rules::loss_message(&exit.cause)
             );
         }
         for run in held {

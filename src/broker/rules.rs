@@ -72,7 +72,8 @@ pub(crate) fn after_put_back(facts: &Facts) -> Next {
     Next::Failed { error }
 }
 
-fn loss_message(cause: &Cause) -> String {
+/// How its worker was lost, for people.
+pub(crate) fn loss_message(cause: &Cause) -> String {
     let how = match (&cause.signal, cause.exit_code) {
         (Some(signal), _) => format!("its worker was ended by {signal}"),
         (None, Some(code)) => format!("its worker ended with exit code {code}"),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -73,23 +73,20 @@ async fn serve(start: Start) -> io::Result<()> {
     });
     let registry = crate::worker::kinds::with_built_in(&start.users, &start.config, false)
         .map_err(io::Error::other)?;
-    if schema::will_migrate(&start.database) {
-        to_master.send(&FromBroker::Migrating);
-    }
-    let mut store = match open(&start.database, start.instance, start.config.queue.durability) {
-        Ok(store) => store,
-        Err(error) => {
-            let message = match error {
-                StoreError::Full => "the disk is full: make room and start again".to_owned(),
-                other => other.to_string(),
-            };
-            to_master.send(&FromBroker::Fatal { message: message.clone() });
-            // The packet must leave before this process does.
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            return Err(io::Error::other(message));
-        }
-    };
-    let found = recover(&mut store, start.instance).map_err(io::Error::other)?;
+    let (store, found) =
+        match open_patiently(&start.database, &start.config, start.instance, &to_master).await? {
+            Ok(opened) => opened,
+            Err(error) => {
+                let message = match error {
+                    StoreError::Full => "the disk is full: make room and start again".to_owned(),
+                    other => other.to_string(),
+                };
+                to_master.send(&FromBroker::Fatal { message: message.clone() });
+                // The packet must leave before this process does.
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                return Err(io::Error::other(message));
+            }
+        };
     let reserve = Reserve::new(start.reserve);
     if reserve.take().is_err() {
         tracing::warn!("no room for the reserve file: a full disk will hold up results, too");
@@ -163,7 +160,33 @@ async fn beat(inputs: UnboundedSender<Input>) {
     }
 }
 
-fn open(path: &std::path::Path, instance: i64, hold: Durability) -> Result<Sqlite, StoreError> {
+/// Opens the store on a thread of its own, and tells the master meanwhile that the loop turns: the
+/// check of a large database after a power cut takes longer than any boot should.
+async fn open_patiently(
+    database: &Path,
+    config: &Config,
+    instance: i64,
+    to_master: &master::ToMaster,
+) -> io::Result<Result<(Sqlite, Found), StoreError>> {
+    if schema::will_migrate(database) {
+        to_master.send(&FromBroker::Migrating);
+    }
+    let (database, durability) = (database.to_owned(), config.queue.durability);
+    let mut opening = tokio::task::spawn_blocking(move || {
+        let mut store = open(&database, instance, durability)?;
+        let found = recover(&mut store, instance)?;
+        Ok((store, found))
+    });
+    let mut beats = tokio::time::interval(HEARTBEAT);
+    loop {
+        tokio::select! {
+            opened = &mut opening => return opened.map_err(io::Error::other),
+            _ = beats.tick() => to_master.send(&FromBroker::Opening),
+        }
+    }
+}
+
+fn open(path: &Path, instance: i64, hold: Durability) -> Result<Sqlite, StoreError> {
     let durability = match hold {
         Durability::Fsync => sqlite::Durability::Fsync,
         Durability::Os => sqlite::Durability::Os,

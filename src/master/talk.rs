@@ -101,6 +101,8 @@ impl Master {
             broker.pulse = super::pulse::Pulse::new(now);
         }
         match message {
+            // To be heard is all.
+            FromBroker::Opening => {}
             FromBroker::Ready => {
                 if let Some(broker) = &mut self.broker.child {
                     broker.ready_at = Some(now);

@@ -80,6 +80,8 @@ pub enum Resize {
 /// What the broker tells the master.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum FromBroker {
+    /// It still opens its store, which may be large, and its loop turns.
+    Opening,
     /// The store is open and clients are served.
     Ready,
     /// It cannot start, and a new one could not either.
@@ -285,6 +287,7 @@ mod tests {
             assert_eq!(codec::decode::<ToBroker>(&bytes).unwrap(), message);
         }
         for message in [
+            FromBroker::Opening,
             FromBroker::Ready,
             FromBroker::Fatal { message: "why".to_owned() },
             FromBroker::ExitSeen { serial: u64::MAX },
