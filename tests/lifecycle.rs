@@ -112,6 +112,28 @@ fn int_cuts_a_drain_to_two_seconds() {
     assert_given_back(&mut daemon, &id);
 }
 
+/// Of a stop that takes its time, operators see where it is, and can still change their minds about
+/// each task.
+#[test]
+fn a_draining_daemon_answers_and_cancels() {
+    let mut daemon = Daemon::start("[workers]\ndrain_timeout = \"60s\"\n");
+    let (first, second) = (running(&daemon, 60.0), running(&daemon, 60.0));
+    let waiting = daemon.submit("noop", &json!({}), &["--delay", "1h"]);
+    let began = Instant::now();
+    daemon.signal(Signal::SIGTERM);
+    let info = daemon.info_when("it drains", |info| info["phase"] == "draining");
+    let in_flight = info["workers"].as_array().unwrap().iter();
+    assert_eq!(in_flight.map(|worker| number(worker, "/in_flight")).sum::<u64>(), 2, "{info}");
+    daemon.fails(5, &["reload"]);
+    daemon.fails(5, &["scale", "+1"]);
+    daemon.fails(5, &["submit", "noop"]);
+    daemon.ok(&["cancel", &first, &waiting]);
+    assert_eq!(daemon.until(&first, "cancelled")["attempt"], 1);
+    // The last one is gone, and so is every reason to wait.
+    daemon.ok(&["cancel", &second]);
+    ends_well(&mut daemon, began, AT_ONCE);
+}
+
 #[test]
 fn stop_waits_for_running_tasks_and_for_the_end() {
     let mut daemon = Daemon::start("");
