@@ -123,9 +123,9 @@ impl Master {
             .into_iter()
             .map(|slot| Slot::adopt(slot, now))
             .collect::<io::Result<_>>()?;
-        master.enter(Phase::Upgrading { until, close_by: now + CLOSE_MAX });
+        master.enter(Phase::Upgrading { until });
         match &mut master.broker.child {
-            Some(broker) => broker.terminate(),
+            Some(broker) => broker.terminate(CLOSE_MAX, now),
             None => master.broker.fork_at = Some(now),
         }
         // Whoever died while no handler was there is found now.

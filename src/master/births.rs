@@ -9,6 +9,7 @@ use super::fork::{self, Side};
 use super::lifeline;
 use super::phase::Phase;
 use super::roll::{self, Member, Step, Target};
+use super::stop::TERM_MAX;
 use super::supervise::Master;
 use crate::config::Sources;
 
@@ -56,10 +57,10 @@ impl Master {
                         slot.give_up();
                     }
                 }
-                Step::TakeBack(number) => self.set_drain(number, 0),
+                Step::TakeBack(number) => self.set_drain(number, 0, now),
                 Step::Drain(number) => {
                     self.last_drain = self.last_drain.wrapping_add(1).max(1);
-                    self.set_drain(number, self.last_drain);
+                    self.set_drain(number, self.last_drain, now);
                 }
             }
         }
@@ -102,13 +103,13 @@ impl Master {
         &mut self.workers[place]
     }
 
-    fn set_drain(&mut self, number: u32, drain: u32) {
+    fn set_drain(&mut self, number: u32, drain: u32, now: Instant) {
         let slot = self.workers.iter_mut().find(|slot| slot.number == number);
         let Some(child) = slot.and_then(|slot| slot.child.as_mut()) else { return };
         child.drain = drain;
         if child.ready_at.is_none() && drain != 0 {
             // It has had no task yet.
-            child.terminate();
+            child.terminate(TERM_MAX, now);
         }
     }
 
@@ -117,8 +118,7 @@ impl Master {
         let fork_at = slot.fork_at.filter(|_| slot.child.is_none())?;
         if slot.number == 0 {
             // A broker is there until the results of a stop are on disk.
-            let ending =
-                matches!(self.phase, Phase::EndingWorkers { .. } | Phase::EndingBroker { .. });
+            let ending = matches!(self.phase, Phase::EndingWorkers | Phase::EndingBroker);
             return (!ending).then_some(fork_at);
         }
         if self.phase.is_stopping() {

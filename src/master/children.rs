@@ -59,7 +59,9 @@ pub(super) struct Child {
 enum End {
     No,
     /// It drained, or the instance stops: its end is no loss.
-    Told,
+    Told {
+        kill_at: Instant,
+    },
     /// It was told to leave a core.
     Aborted {
         reason: LossReason,
@@ -96,14 +98,15 @@ impl Child {
         }
     }
 
-    /// Asks it to end: it has nothing left, or the instance stops.
-    pub(super) fn terminate(&mut self) {
-        self.end = End::Told;
+    /// Asks it to end, since it has nothing left or the instance stops; ends it for certain if it
+    /// takes longer.
+    pub(super) fn terminate(&mut self, within: Duration, now: Instant) {
+        self.end = End::Told { kill_at: now + within };
         self.signal(Signal::SIGTERM);
     }
 
     /// Ends it with a core, if cores are kept, and for certain after a moment.
-    pub(super) fn abort(&mut self, reason: LossReason, why: &'static str, now: Instant) {
+    fn abort(&mut self, reason: LossReason, why: &'static str, now: Instant) {
         self.end = End::Aborted { reason, why, kill_at: now + ABORT_MAX };
         self.signal(Signal::SIGABRT);
     }
@@ -114,20 +117,29 @@ impl Child {
         self.signal(Signal::SIGKILL);
     }
 
-    /// When an abort that does not end it becomes a kill.
-    pub(super) fn kill_at(&self) -> Option<Instant> {
+    /// When it is looked at next: for its beats, or for an end that does not come. `None`: it was
+    /// killed, and only the kernel has it now.
+    pub(super) fn look_at(&self, silence_max: Duration) -> Option<Instant> {
         match self.end {
-            End::Aborted { kill_at, .. } => Some(kill_at),
-            _ => None,
+            End::No => Some(self.pulse.due(silence_max)),
+            End::Told { kill_at } | End::Aborted { kill_at, .. } => Some(kill_at),
+            End::Killed { .. } => None,
         }
     }
 
-    /// Kills it if its abort did not end it in time.
-    pub(super) fn keep_deadline(&mut self, now: Instant) {
-        if let End::Aborted { reason, why, kill_at } = self.end
-            && now >= kill_at
-        {
-            self.kill(reason, why);
+    /// Aborts it if it was silent for too long, and kills it if it was to end and has not.
+    pub(super) fn look(&mut self, silence_max: Duration, why: &'static str, now: Instant) {
+        match self.end {
+            End::No if self.pulse.look(silence_max, now) => {
+                tracing::error!("pid {} is silent for {silence_max:?}: {why}; aborted", self.pid);
+                self.abort(LossReason::Heartbeat, why, now);
+            }
+            End::Told { kill_at } if now >= kill_at => {
+                tracing::error!("pid {} does not end when it is told to: killed", self.pid);
+                self.kill(LossReason::Crash, "it did not end when it was told to");
+            }
+            End::Aborted { reason, why, kill_at } if now >= kill_at => self.kill(reason, why),
+            _ => {}
         }
     }
 
@@ -150,7 +162,7 @@ impl Child {
     pub(super) fn cause(&self, mut cause: Cause) -> Cause {
         match self.end {
             End::Aborted { reason, .. } | End::Killed { reason, .. } => cause.reason = Some(reason),
-            End::Told | End::No => {}
+            End::Told { .. } | End::No => {}
         }
         cause
     }
@@ -186,7 +198,7 @@ impl Slot {
     pub(super) fn empty(&mut self, cause: &Cause, now: Instant) -> Option<Child> {
         let child = self.child.take()?;
         self.last_exit = Some(in_words(cause, child.end, child.recycle));
-        if child.end == End::Told {
+        if matches!(child.end, End::Told { .. }) {
             self.strikes = 0;
             return Some(child);
         }
@@ -301,7 +313,7 @@ fn in_words(cause: &Cause, end: End, recycle: Option<&'static str>) -> String {
     };
     match (end, cause.reason) {
         (End::Aborted { why, .. } | End::Killed { why, .. }, _) => format!("{how}: {why}"),
-        (End::Told, _) => match recycle {
+        (End::Told { .. }, _) => match recycle {
             Some(why) => format!("replaced: {why}"),
             None => "ended as told".to_owned(),
         },

@@ -16,16 +16,11 @@ impl Master {
         let workers = &self.boot.config.workers;
         let (boot_timeout, heartbeat_timeout) = (workers.boot_timeout, workers.heartbeat_timeout);
         for child in self.children_mut() {
-            child.keep_deadline(now);
-            let (timeout, why) = match child.ready_at {
+            let (silence_max, why) = match child.ready_at {
                 Some(_) => (heartbeat_timeout, "its event loop stood still"),
                 None => (boot_timeout, "not ready within workers.boot_timeout"),
             };
-            // One that was told to end has its deadline from the stop, or the time of its tasks.
-            if child.pulse.look(timeout, now) && !child.is_ending() {
-                tracing::error!("pid {} is silent for {timeout:?}: {why}; aborted", child.pid);
-                child.abort(LossReason::Heartbeat, why, now);
-            }
+            child.look(silence_max, why, now);
         }
         self.keep_phase_deadline(now);
         self.reload.keep_deadline(now);

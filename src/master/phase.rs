@@ -13,15 +13,14 @@ pub(super) enum Phase {
     Booting,
     /// At work.
     Running,
-    /// This binary took over. The broker before it closes its store by `close_by`, and its own is
-    /// ready by `until`, or the binary before it comes back.
-    Upgrading { close_by: Instant, until: Instant },
+    /// This binary took over. Its broker is ready by `until`, or the binary before it comes back.
+    Upgrading { until: Instant },
     /// The broker lets running tasks end, or puts them back.
     Draining { until: Instant },
     /// Everything is on disk, and workers end.
-    EndingWorkers { kill_at: Instant },
+    EndingWorkers,
     /// Workers are gone, and the broker ends.
-    EndingBroker { kill_at: Instant },
+    EndingBroker,
 }
 
 /// What holds beside the phase.
@@ -38,7 +37,7 @@ impl Phase {
     pub(super) fn word(self, condition: Condition) -> &'static str {
         match self {
             Phase::Draining { .. } => "draining",
-            Phase::EndingWorkers { .. } | Phase::EndingBroker { .. } => "stopping",
+            Phase::EndingWorkers | Phase::EndingBroker => "stopping",
             Phase::Upgrading { .. } => "upgrading",
             _ if condition.degraded => "degraded",
             Phase::Booting => "booting",
@@ -49,10 +48,7 @@ impl Phase {
 
     /// Whether it has begun to stop.
     pub(super) fn is_stopping(self) -> bool {
-        matches!(
-            self,
-            Phase::Draining { .. } | Phase::EndingWorkers { .. } | Phase::EndingBroker { .. }
-        )
+        matches!(self, Phase::Draining { .. } | Phase::EndingWorkers | Phase::EndingBroker)
     }
 
     /// Begins to stop, or hastens a stop that has begun; `None` if it is too late for either.
@@ -83,7 +79,7 @@ mod tests {
     fn every_phase_can_be_stopped_and_a_stop_only_gets_shorter() {
         let now = Instant::now();
         let drain = |seconds: u32| Phase::Draining { until: now + SECOND * seconds };
-        let upgrading = Phase::Upgrading { close_by: now, until: now };
+        let upgrading = Phase::Upgrading { until: now };
         for phase in [Phase::Booting, Phase::Running, upgrading] {
             assert_eq!(phase.stop(SECOND * 30, now), Some(drain(30)));
             assert_eq!(phase.quick_drain(), Duration::ZERO);
@@ -91,8 +87,7 @@ mod tests {
         assert_eq!(drain(30).stop(SECOND * 30, now + SECOND), None, "a second TERM");
         assert_eq!(drain(30).stop(drain(30).quick_drain(), now), Some(drain(2)), "an INT");
         assert_eq!(drain(1).stop(drain(1).quick_drain(), now), None, "it was nearly done");
-        let kill_at = now;
-        for phase in [Phase::EndingWorkers { kill_at }, Phase::EndingBroker { kill_at }] {
+        for phase in [Phase::EndingWorkers, Phase::EndingBroker] {
             assert_eq!(phase.stop(Duration::ZERO, now), None);
             assert!(phase.is_stopping());
         }
@@ -109,10 +104,10 @@ mod tests {
             (Phase::Running, none, "running"),
             (Phase::Running, reloading, "reloading"),
             (Phase::Running, degraded, "degraded"),
-            (Phase::Upgrading { close_by: until, until }, degraded, "upgrading"),
+            (Phase::Upgrading { until }, degraded, "upgrading"),
             (Phase::Draining { until }, degraded, "draining"),
-            (Phase::EndingWorkers { kill_at: until }, none, "stopping"),
-            (Phase::EndingBroker { kill_at: until }, none, "stopping"),
+            (Phase::EndingWorkers, none, "stopping"),
+            (Phase::EndingBroker, none, "stopping"),
         ] {
             assert_eq!(phase.word(condition), word, "{phase:?} {condition:?}");
         }

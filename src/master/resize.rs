@@ -78,7 +78,9 @@ impl Master {
 
     /// Decides anew how many workers there should be.
     pub(super) fn resize(&mut self, now: Instant) {
-        if self.phase.is_stopping() {
+        // What a broker said that is gone by now is no reason to grow or shrink.
+        let informed = self.broker.child.as_ref().is_some_and(|child| child.ready_at.is_some());
+        if self.phase.is_stopping() || !informed {
             return;
         }
         let pool = self.pool_now();

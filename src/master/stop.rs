@@ -12,7 +12,7 @@ use crate::task::LossReason;
 /// taken for dead.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
 /// How long a child may take to end after TERM.
-const TERM_MAX: Duration = Duration::from_secs(2);
+pub(super) const TERM_MAX: Duration = Duration::from_secs(2);
 
 impl Master {
     pub(super) fn heed_signals(&mut self) {
@@ -66,9 +66,9 @@ impl Master {
     }
 
     pub(super) fn end_workers(&mut self, now: Instant) {
-        self.enter(Phase::EndingWorkers { kill_at: now + TERM_MAX });
+        self.enter(Phase::EndingWorkers);
         for child in self.workers.iter_mut().filter_map(|slot| slot.child.as_mut()) {
-            child.terminate();
+            child.terminate(TERM_MAX, now);
         }
     }
 
@@ -81,9 +81,9 @@ impl Master {
     pub(super) fn phase_deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Draining { until } => Some(until + SETTLE_MAX),
-            Phase::EndingWorkers { kill_at } | Phase::EndingBroker { kill_at } => Some(kill_at),
-            Phase::Upgrading { close_by, until } => Some(close_by.min(until)),
-            Phase::Booting | Phase::Running => None,
+            Phase::Upgrading { until } => Some(until),
+            // Each child has its own.
+            Phase::EndingWorkers | Phase::EndingBroker | Phase::Booting | Phase::Running => None,
         }
     }
 
@@ -93,34 +93,13 @@ impl Master {
                 tracing::error!("the broker does not finish: its tasks go back at the next start");
                 self.end_workers(now);
             }
-            Phase::EndingWorkers { .. } if self.workers.iter().all(|slot| slot.child.is_none()) => {
-                self.enter(Phase::EndingBroker { kill_at: now + SETTLE_MAX });
+            Phase::EndingWorkers if self.workers.iter().all(|slot| slot.child.is_none()) => {
+                self.enter(Phase::EndingBroker);
                 if let Some(broker) = &mut self.broker.child {
-                    broker.terminate();
+                    broker.terminate(SETTLE_MAX, now);
                 }
-            }
-            Phase::EndingWorkers { kill_at } | Phase::EndingBroker { kill_at }
-                if now >= kill_at =>
-            {
-                self.kill_all_but_a_working_broker();
             }
             _ => {}
-        }
-    }
-
-    fn kill_all_but_a_working_broker(&mut self) {
-        let kill_at = Instant::now() + TERM_MAX;
-        match self.phase {
-            Phase::EndingWorkers { .. } => {
-                for child in self.workers.iter_mut().filter_map(|slot| slot.child.as_mut()) {
-                    child.kill(LossReason::Crash, "it did not end when it was told to");
-                }
-                self.enter(Phase::EndingWorkers { kill_at });
-            }
-            _ => {
-                self.kill_all();
-                self.enter(Phase::EndingBroker { kill_at });
-            }
         }
     }
 }

@@ -138,7 +138,7 @@ impl Master {
                 self.kill_all();
                 return Ok(Ended::Fatal(sentence));
             }
-            if matches!(self.phase, Phase::EndingBroker { .. }) && self.broker.child.is_none() {
+            if matches!(self.phase, Phase::EndingBroker) && self.broker.child.is_none() {
                 return Ok(Ended::Stopped);
             }
             self.wait(now)?;
@@ -172,12 +172,9 @@ impl Master {
     }
 
     fn deadlines(&self) -> impl Iterator<Item = Instant> {
-        let pulses = self.children().map(|child| {
-            let look = child.pulse.due(self.silence_max(child));
-            child.kill_at().unwrap_or(look)
-        });
+        let looks = self.children().filter_map(|child| child.look_at(self.silence_max(child)));
         let forks = self.slots().filter_map(|slot| self.fork_time(slot));
-        pulses
+        looks
             .chain(forks)
             .chain(self.phase_deadline())
             .chain(self.reload.deadline())

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::phase::Phase;
 use super::status;
+use super::stop::TERM_MAX;
 use super::supervise::Master;
 use crate::protocol::lifeline::{FromBroker, FromWorker, Pool, Scale, ToBroker};
 
@@ -133,7 +134,7 @@ impl Master {
                 }
             }
             FromBroker::Beat(load) => self.take_load(load, now),
-            FromBroker::Idle { serial, drain } => self.retire(serial, drain),
+            FromBroker::Idle { serial, drain } => self.retire(serial, drain, now),
             FromBroker::Migrating => self.upgrade.no_way_back(),
             FromBroker::Asked { asker, ask } => self.asked(asker, ask),
         }
@@ -145,10 +146,10 @@ impl Master {
     }
 
     /// A worker that drains has nothing left: it may end.
-    fn retire(&mut self, serial: u64, drain: u32) {
+    fn retire(&mut self, serial: u64, drain: u32, now: Instant) {
         let Some(child) = self.worker_mut(serial) else { return };
         if child.drain == drain && drain != 0 && !child.is_ending() {
-            child.terminate();
+            child.terminate(TERM_MAX, now);
             self.changed = true;
         }
     }

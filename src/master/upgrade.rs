@@ -162,13 +162,7 @@ impl Master {
 
     /// Whether the new broker is given up; then this process runs the old image again.
     pub(super) fn look_at_upgrade(&mut self, now: Instant) {
-        let Phase::Upgrading { until, close_by } = self.phase else { return };
-        if let Some(broker) = &mut self.broker.child
-            && broker.generation != self.generation
-            && now >= close_by
-        {
-            broker.kill(crate::task::LossReason::Crash, "it did not close its store");
-        }
+        let Phase::Upgrading { until } = self.phase else { return };
         let gave_up = self.broker_trouble.clone().or_else(|| {
             (now >= until).then(|| "its broker is not ready within workers.boot_timeout".to_owned())
         });
