@@ -57,7 +57,7 @@ fn version(info: &Value) -> String {
 
 #[test]
 fn another_build_takes_over_under_load_and_nothing_is_lost() {
-    let (daemon, program, _folder) = daemon("[workers]\nmin = 3\nmax = 3\n");
+    let (daemon, program, _folder) = daemon("[workers]\nmin = 3\nmax = 5\n");
     let before = daemon.all_up();
     let mut ids = Vec::new();
     // Some that outlast the upgrade, and many small ones all the while.
@@ -88,6 +88,7 @@ fn another_build_takes_over_under_load_and_nothing_is_lost() {
         info["phase"] == "running" && info["workers"].as_array().unwrap().len() == 3
     });
     assert_eq!(version(&info), next_version());
+    assert_eq!((number(&info, "/scale/want"), number(&info, "/scale/min")), (3, 3));
     let after = daemon.all_up();
     assert_eq!(after.master, before.master, "the same pid");
     assert_ne!(after.broker, before.broker);

@@ -83,7 +83,8 @@ impl Core {
             "generation": self.pool.generation,
             "rolled": self.pool.rolled,
             "upgrade_error": self.pool.upgrade_error,
-            "uptime_s": self.started_at.elapsed().as_secs(),
+            // The instance's number is when it was started, in nanoseconds.
+            "uptime_s": (now_ms() - self.instance / 1_000_000).max(0) / 1000,
             "disk_full": self.disk_full,
             "master": { "pid": master, "rss_bytes": memory.rss_bytes(master) },
             "broker": {

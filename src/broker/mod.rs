@@ -107,7 +107,6 @@ pub(crate) struct Core {
     /// The master knows that tasks wait and no worker is there.
     urgent_told: bool,
     instance: i64,
-    started_at: Instant,
     phase: Phase,
     queues: Queues,
     /// What runs, by the store's number.

@@ -7,7 +7,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Instant;
 
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -114,7 +113,6 @@ async fn serve(start: Start) -> io::Result<()> {
         to_master: to_master.clone(),
         inputs: inputs.clone(),
         phase: Phase::Serving,
-        started_at: Instant::now(),
         instance: start.instance,
         registry,
         users: start.users,

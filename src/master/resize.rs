@@ -28,8 +28,8 @@ impl Sizing {
             bounds: Bounds { min: workers.min, max: workers.max },
             moved: false,
             want: workers.min,
-            reason: String::new(),
-            rule: Scale::new(workers.scale_down_after, now),
+            reason: "at the start".to_owned(),
+            rule: Scale::new(workers.scale_down_after, workers.min, now),
             load: Load::default(),
         }
     }
@@ -41,6 +41,7 @@ impl Sizing {
             self.moved = true;
         }
         self.want = self.bounds.clamp(want);
+        self.rule.set_target(self.want);
     }
 
     /// The bounds, where an operator has moved them.

@@ -79,8 +79,7 @@ pub(super) struct Scale {
     down_after: Duration,
     /// The window as flapping has lengthened it.
     window: Duration,
-    /// Absent until the first decision: then it is what is there.
-    target: Option<u32>,
+    target: u32,
     /// What a pool that is 60 % full would have needed, over the window; falling, so that the
     /// first is the most.
     needed: VecDeque<(Instant, u32)>,
@@ -97,12 +96,13 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// A rule that knows nothing yet. It shrinks nothing before `down_after` has passed.
-    pub(super) fn new(down_after: Duration, now: Instant) -> Self {
+    /// A rule for a pool that should have `target` workers now. It shrinks nothing before
+    /// `down_after` has passed.
+    pub(super) fn new(down_after: Duration, target: u32, now: Instant) -> Self {
         Self {
             down_after,
             window: down_after,
-            target: None,
+            target,
             needed: VecDeque::new(),
             full_since: None,
             rate: 1,
@@ -112,6 +112,11 @@ impl Scale {
             reason: String::new(),
             reason_at: now,
         }
+    }
+
+    /// Goes on from a pool of this size, as another image of the master had it.
+    pub(super) fn set_target(&mut self, target: u32) {
+        self.target = target;
     }
 
     /// Changes the window, and forgets what flapping made of it.
@@ -131,9 +136,8 @@ impl Scale {
         let demand = demand(load);
         let need = workers_for(demand, FULL_UP, pool);
         self.observe(load, pool, bounds.max, now);
-        let before = self.target.unwrap_or(pool.ready.saturating_add(pool.booting));
         let min = bounds.min.min(bounds.max);
-        let (mut target, mut reason) = (before, None);
+        let (mut target, mut reason) = (self.target, None);
         if target < min {
             (target, reason) = (min, Some(format!("up to {min}: min is {min}")));
             self.last_up = now;
@@ -151,7 +155,7 @@ impl Scale {
             reason = Some(self.why_down(target));
         }
         self.calm_down(now);
-        self.target = Some(target);
+        self.target = target;
         let stale = self.reason.is_empty() || now >= self.reason_at + REASON_MIN;
         let steady = || stale.then(|| steady_reason(load, pool, need, bounds, target));
         if let Some(reason) = reason.or_else(steady).filter(|reason| *reason != self.reason) {

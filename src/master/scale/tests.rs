@@ -38,7 +38,7 @@ impl Sim {
         let now = Instant::now();
         let mut sim = Self {
             now,
-            rule: Scale::new(WINDOW, now),
+            rule: Scale::new(WINDOW, 0, now),
             bounds: Bounds { min: bounds.0, max: bounds.1 },
             concurrency,
             ceiling: None,
@@ -307,7 +307,7 @@ fn what_an_operator_moves_stays_moved() {
 #[test]
 fn whoever_drains_is_taken_back_before_the_rate_counts() {
     let now = Instant::now();
-    let mut rule = Scale::new(WINDOW, now);
+    let mut rule = Scale::new(WINDOW, 2, now);
     let bounds = Bounds { min: 1, max: 16 };
     let pool = PoolNow { ready: 2, booting: 0, draining: 3, slots: 8, concurrency: 4 };
     rule.decide(&Load::default(), &pool, bounds, now);
@@ -322,8 +322,9 @@ fn whoever_drains_is_taken_back_before_the_rate_counts() {
 #[test]
 fn a_pool_that_is_taken_over_is_left_as_it_is() {
     let now = Instant::now();
-    let mut rule = Scale::new(WINDOW, now);
-    let pool = PoolNow { ready: 5, booting: 1, draining: 0, slots: 20, concurrency: 4 };
+    let mut rule = Scale::new(WINDOW, 6, now);
+    // One more is there for a replacement: it changes nothing.
+    let pool = PoolNow { ready: 5, booting: 2, draining: 0, slots: 20, concurrency: 4 };
     let bounds = Bounds { min: 2, max: 8 };
     assert_eq!(rule.decide(&Load::default(), &pool, bounds, now).want, 6);
     // Workers that died are still wanted.
@@ -412,7 +413,7 @@ proptest! {
         demand in 0u64..400, start in 0u32..20, concurrency in 1u32..40
     ) {
         let mut now = Instant::now();
-        let mut rule = Scale::new(WINDOW, now);
+        let mut rule = Scale::new(WINDOW, start, now);
         let bounds = Bounds { min: 0, max: 20 };
         let mut wants = vec![start];
         for _ in 0..2000 {
