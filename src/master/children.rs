@@ -7,11 +7,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
-use super::handover::{ChildLeft, SlotLeft};
 use super::lifeline::Lifeline;
-use super::policy::{self, Life};
-use super::pulse::Pulse;
-use super::roll::Member;
+use super::rules::policy::{self, Life};
+use super::rules::pulse::Pulse;
+use super::rules::roll::Member;
+use super::upgrade::handover::{ChildLeft, SlotLeft};
 use crate::protocol::lifeline::PoolWorker;
 use crate::task::{Cause, LossReason};
 

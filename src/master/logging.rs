@@ -17,7 +17,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt, reload};
 
-use super::journal::{self, JournalFormat};
+use super::systemd::journal::{self, JournalFormat};
 use crate::config::{Log, LogFormat, LogLevel};
 
 /// The level in force; a change of it takes effect with the next line.

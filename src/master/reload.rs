@@ -1,5 +1,5 @@
 //! Reload: the file is read once, checked by a child, and only then in force. Its generation is
-//! one more than before, and [`super::roll`] replaces all workers of an older one.
+//! one more than before, and [`super::rules::roll`] replaces all workers of an older one.
 
 use std::time::Instant;
 

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::bounds::Bounds;
-use super::roll::Member;
-use super::scale::{self, PoolNow, Scale};
+use super::rules::bounds::Bounds;
+use super::rules::roll::Member;
+use super::rules::scale::{self, PoolNow, Scale};
 use super::supervise::Master;
 use crate::config::Workers;
 use crate::protocol::lifeline::{Load, Resize};

@@ -11,12 +11,13 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tracing::error_span;
 
-use super::adopt::{self, Left};
 use super::births::Born;
-use super::handover::{Handover, Image};
 use super::signals::Signals;
 use super::supervise::{Ended, Master};
-use super::{activation, files, fork, lifeline, limits, logging, title, upgrade};
+use super::systemd::activation;
+use super::upgrade::adopt::{self, Left};
+use super::upgrade::handover::{Handover, Image};
+use super::{files, fork, lifeline, limits, logging, title, upgrade};
 use crate::cli::ServeOverrides;
 use crate::config::{self, Config, Override, Sources};
 use crate::handler::Registry;

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::phase::Phase;
+use super::rules::phase::Phase;
 use super::supervise::Master;
 use crate::protocol::lifeline::{Resize, ToBroker, ToWorker};
 use crate::task::LossReason;

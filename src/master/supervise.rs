@@ -8,19 +8,19 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::announce::Turn;
 use super::births::Born;
-use super::breaker::Breaker;
 use super::children::{Child, Slot};
-use super::notify::Notifier;
 use super::oom::OomWatch;
-use super::phase::{Condition, Phase};
-use super::quiet::Quiet;
 use super::reload::Reload;
 use super::requests::Done;
 use super::resize::Sizing;
+use super::rules::breaker::Breaker;
+use super::rules::phase::{Condition, Phase};
+use super::rules::quiet::Quiet;
 use super::serve::Boot;
 use super::signals::Signals;
+use super::systemd::announce::Turn;
+use super::systemd::notify::Notifier;
 use super::upgrade::Upgrade;
 use crate::protocol::lifeline::Exit;
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::phase::Phase;
+use super::rules::phase::Phase;
 use super::status;
 use super::stop::TERM_MAX;
 use super::supervise::Master;
@@ -73,7 +73,7 @@ impl Master {
         let mut booted = false;
         for child in self.workers.iter_mut().filter_map(|slot| slot.child.as_mut()) {
             while let Some(message) = child.lifeline.receive() {
-                child.pulse = super::pulse::Pulse::new(now);
+                child.pulse = super::rules::pulse::Pulse::new(now);
                 match message {
                     FromWorker::Ready => {
                         child.ready_at = Some(now);
@@ -99,7 +99,7 @@ impl Master {
 
     fn hear_broker(&mut self, message: FromBroker, now: Instant) {
         if let Some(broker) = &mut self.broker.child {
-            broker.pulse = super::pulse::Pulse::new(now);
+            broker.pulse = super::rules::pulse::Pulse::new(now);
         }
         match message {
             // To be heard is all.

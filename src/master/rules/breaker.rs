@@ -14,7 +14,7 @@ const FAILURES_MAX: u32 = 3;
 
 /// The pool's boots.
 #[derive(Debug, Default)]
-pub(super) struct Breaker {
+pub(crate) struct Breaker {
     failures: u32,
     reason: String,
     probe_at: Option<Instant>,
@@ -22,24 +22,24 @@ pub(super) struct Breaker {
 
 impl Breaker {
     /// A child ended before it was ready.
-    pub(super) fn failed(&mut self, how: &str, now: Instant) {
+    pub(crate) fn failed(&mut self, how: &str, now: Instant) {
         self.failures = self.failures.saturating_add(1);
         self.reason = how.to_owned();
         self.probe_at = (self.failures >= FAILURES_MAX).then(|| now + self.pause());
     }
 
     /// A child is ready; whether that ended a trouble.
-    pub(super) fn booted(&mut self) -> bool {
+    pub(crate) fn booted(&mut self) -> bool {
         std::mem::take(self).probe_at.is_some()
     }
 
     /// When the next child may be forked; `None`: at any time.
-    pub(super) fn probe_at(&self) -> Option<Instant> {
+    pub(crate) fn probe_at(&self) -> Option<Instant> {
         self.probe_at
     }
 
     /// Why the pool is degraded, if it is.
-    pub(super) fn trouble(&self) -> Option<String> {
+    pub(crate) fn trouble(&self) -> Option<String> {
         self.probe_at.map(|_| {
             let Self { failures, reason, .. } = self;
             format!("workers do not start: {reason} ({failures} times in a row; see the log)")

@@ -3,6 +3,14 @@
 //! new image replaces the broker, then the workers one by one. If its broker does not get ready,
 //! it runs the old image again, in the same way.
 
+//!
+//! [`handover`]: what is left to the next image; [`adopt`]: how that takes it.
+
+pub(crate) mod adopt;
+pub(crate) mod handover;
+
+pub(crate) use handover::{CHECK_VARIABLE, FAILED_VARIABLE, HANDOVER_VARIABLE};
+
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
@@ -11,47 +19,44 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
-use super::births::Born;
-use super::checker::Check;
-use super::children::Slot;
-use super::fork::{self, Side};
-use super::handover::{
-    CHECK_VARIABLE, FAILED_VARIABLE, HANDOVER_PROTOCOL, HANDOVER_VARIABLE, Handover, Image,
-    environment,
-};
-use super::lifeline::{self, Lifeline};
-use super::phase::Phase;
-use super::requests::Askers;
-use super::serve;
-use super::supervise::Master;
 use crate::broker::store::schema::SCHEMA_VERSION;
+use crate::master::births::Born;
+use crate::master::checker::Check;
+use crate::master::children::Slot;
+use crate::master::fork::{self, Side};
+use crate::master::lifeline::{self, Lifeline};
+use crate::master::requests::Askers;
+use crate::master::rules::phase::Phase;
+use crate::master::serve;
+use crate::master::supervise::Master;
 use crate::protocol::lifeline::Asker;
 use crate::task::Cause;
+use handover::{HANDOVER_PROTOCOL, Handover, Image, environment};
 
 /// Deaths of a new build's broker before it was ready, after which the old build comes back.
 const BROKER_DEATHS_MAX: u32 = 3;
 /// How long the old broker may take to close its store.
-pub(super) const CLOSE_MAX: Duration = Duration::from_secs(10);
+pub(crate) const CLOSE_MAX: Duration = Duration::from_secs(10);
 
 /// Upgrades that were asked for, and the one that is under way.
 #[derive(Default)]
-pub(super) struct Upgrade {
+pub(crate) struct Upgrade {
     asked: Askers,
     check: Option<Check>,
     /// The build before this one, while it is not certain that this one serves.
     way_back: Option<OwnedFd>,
     /// Why the last one came to nothing, if it did.
-    pub(super) error: Option<String>,
+    pub(crate) error: Option<String>,
 }
 
 impl Upgrade {
     /// In a new image: the way back, or why this image is here again.
-    pub(super) fn begun(way_back: Option<OwnedFd>, error: Option<String>) -> Self {
+    pub(crate) fn begun(way_back: Option<OwnedFd>, error: Option<String>) -> Self {
         Self { way_back, error, ..Self::default() }
     }
 
     /// A client asks for one.
-    pub(super) fn ask(&mut self, asker: Asker) {
+    pub(crate) fn ask(&mut self, asker: Asker) {
         let checked = self.check.as_mut().is_some_and(|check| check.askers.meets_again(asker));
         if !checked && !self.asked.meets_again(asker) {
             self.asked.add(Some(asker));
@@ -59,30 +64,30 @@ impl Upgrade {
     }
 
     /// USR2 asks for one.
-    pub(super) fn ask_by_signal(&mut self) {
+    pub(crate) fn ask_by_signal(&mut self) {
         self.asked.add(None);
     }
 
-    pub(super) fn is_under_way(&self) -> bool {
+    pub(crate) fn is_under_way(&self) -> bool {
         self.check.is_some() || !self.asked.is_empty()
     }
 
-    pub(super) fn lifeline(&self) -> Option<&Lifeline> {
+    pub(crate) fn lifeline(&self) -> Option<&Lifeline> {
         self.check.as_ref().map(|check| &check.lifeline)
     }
 
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         self.check.as_ref().map(|check| check.until)
     }
 
-    pub(super) fn keep_deadline(&mut self, now: Instant) {
+    pub(crate) fn keep_deadline(&mut self, now: Instant) {
         if let Some(check) = &mut self.check {
             check.keep_deadline(now);
         }
     }
 
     /// The store is of the new build's schema now.
-    pub(super) fn no_way_back(&mut self) {
+    pub(crate) fn no_way_back(&mut self) {
         self.way_back = None;
     }
 }
@@ -90,7 +95,7 @@ impl Upgrade {
 impl Master {
     /// Asks the new binary whether it can take over what there is now. `Some`: this is the child
     /// that becomes that binary.
-    pub(super) fn fork_upgrade_check(&mut self, now: Instant) -> Option<Born> {
+    pub(crate) fn fork_upgrade_check(&mut self, now: Instant) -> Option<Born> {
         // One thing after the other: it would hand over a reload that is half done.
         let busy = self.upgrade.check.is_some() || self.reload.is_under_way();
         if self.upgrade.asked.is_empty() || busy || self.phase != Phase::Running {
@@ -119,7 +124,7 @@ impl Master {
         }
     }
 
-    pub(super) fn hear_upgrade_check(&mut self) {
+    pub(crate) fn hear_upgrade_check(&mut self) {
         let Some(said) = self.upgrade.check.as_ref().and_then(Check::hear) else { return };
         let Some(check) = self.upgrade.check.take() else { return };
         match said {
@@ -133,7 +138,7 @@ impl Master {
     }
 
     /// Whether it was this check that died.
-    pub(super) fn upgrade_check_died(&mut self, pid: Pid, cause: &Cause) -> bool {
+    pub(crate) fn upgrade_check_died(&mut self, pid: Pid, cause: &Cause) -> bool {
         let Some(check) = self.upgrade.check.take_if(|check| check.is(pid)) else { return false };
         let how = Check::how(cause);
         let path = self.boot.image.path.to_string_lossy().into_owned();
@@ -161,7 +166,7 @@ impl Master {
     }
 
     /// Whether the new broker is given up; then this process runs the old image again.
-    pub(super) fn look_at_upgrade(&mut self, now: Instant) {
+    pub(crate) fn look_at_upgrade(&mut self, now: Instant) {
         let Phase::Upgrading { until } = self.phase else { return };
         let gave_up = self.broker_trouble.clone().or_else(|| {
             (now >= until).then(|| "its broker is not ready within workers.boot_timeout".to_owned())
@@ -265,7 +270,7 @@ impl Master {
 }
 
 /// In the child that asks the new binary: becomes it.
-pub(super) fn check_main(image: &Image, lifeline: &OwnedFd, handover: &File) -> io::Error {
+pub(crate) fn check_main(image: &Image, lifeline: &OwnedFd, handover: &File) -> io::Error {
     let variables = [
         (HANDOVER_VARIABLE, handover.as_raw_fd().to_string()),
         (CHECK_VARIABLE, lifeline.as_raw_fd().to_string()),

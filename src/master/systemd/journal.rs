@@ -12,16 +12,16 @@ use tracing_subscriber::registry::LookupSpan;
 
 /// Whether standard error goes to the journal itself: a service's child whose output is
 /// redirected inherits the variable, too.
-pub(super) fn is_stderr() -> bool {
+pub(crate) fn is_stderr() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     fstat(io::stderr()).is_ok_and(|found| stream == format!("{}:{}", found.st_dev, found.st_ino))
 }
 
 /// `<6>broker{pid=92}: what happened`
-pub(super) struct JournalFormat(Format<Full, ()>);
+pub(crate) struct JournalFormat(Format<Full, ()>);
 
 impl JournalFormat {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let format = Format::default().without_time().with_level(false).with_target(false);
         Self(format.with_ansi(false))
     }

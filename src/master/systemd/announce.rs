@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::phase::Phase;
-use super::supervise::Master;
+use crate::master::rules::phase::Phase;
+use crate::master::supervise::Master;
 
 /// How much more time is asked for, again and again, while a stop or a reload goes on. The loop
 /// asks once a second, so a master that hangs is given up soon.
@@ -12,7 +12,7 @@ const MORE_TIME: Duration = Duration::from_secs(15);
 
 /// The turns that systemd knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(crate) enum Turn {
     #[default]
     Starting,
     Ready,
@@ -22,7 +22,7 @@ pub(super) enum Turn {
 
 impl Master {
     /// Tells systemd what is new. Called once in each turn of the loop.
-    pub(super) fn announce(&mut self) {
+    pub(crate) fn announce(&mut self) {
         let turn = self.turn();
         if turn == self.announced {
             return;
@@ -39,7 +39,7 @@ impl Master {
     }
 
     /// Once a second: the status, and more time where something takes long.
-    pub(super) fn announce_status(&mut self) {
+    pub(crate) fn announce_status(&mut self) {
         let status = self.status_line();
         self.notifier.status(&status);
         if self.announced != Turn::Ready {
@@ -49,7 +49,7 @@ impl Master {
 
     /// Proves that the loop turns, and nothing else: a broker that is down must not have systemd
     /// kill the workers, too.
-    pub(super) fn keep_watchdog(&mut self, now: Instant) {
+    pub(crate) fn keep_watchdog(&mut self, now: Instant) {
         if self.watchdog_at.is_some_and(|at| now >= at) {
             self.notifier.watchdog();
             self.watchdog_at = self.notifier.watchdog_interval().map(|interval| now + interval);

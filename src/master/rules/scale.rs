@@ -38,43 +38,43 @@ const REASON_MIN: Duration = Duration::from_secs(5);
 
 /// What the broker last reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Load {
+pub(crate) struct Load {
     /// Tasks that could run now if there were a slot for them.
-    pub(super) ready: u64,
+    pub(crate) ready: u64,
     /// Tasks that hold slots of workers that do not drain.
-    pub(super) in_flight: u64,
+    pub(crate) in_flight: u64,
     /// How long the oldest of the ready ones has waited.
-    pub(super) oldest_wait: Duration,
+    pub(crate) oldest_wait: Duration,
     /// Slots that the providers' limits leave any use for; absent: no limit.
-    pub(super) ceiling: Option<u64>,
+    pub(crate) ceiling: Option<u64>,
 }
 
 /// The pool as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct PoolNow {
+pub(crate) struct PoolNow {
     /// Workers that are ready and do not drain.
-    pub(super) ready: u32,
+    pub(crate) ready: u32,
     /// Workers that were forked and are not ready yet.
-    pub(super) booting: u32,
+    pub(crate) booting: u32,
     /// Workers that drain and could be taken back.
-    pub(super) draining: u32,
+    pub(crate) draining: u32,
     /// Slots of the ready ones together. A worker whose loop lags has fewer than it began with.
-    pub(super) slots: u64,
+    pub(crate) slots: u64,
     /// Slots of one new worker.
-    pub(super) concurrency: u32,
+    pub(crate) concurrency: u32,
 }
 
 /// What the rule says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Decision {
+pub(crate) struct Decision {
     /// Workers, booting or ready and not draining, that there should be now.
-    pub(super) want: u32,
+    pub(crate) want: u32,
     /// Why, on one line. It changes with `want`, and otherwise only every few seconds.
-    pub(super) reason: String,
+    pub(crate) reason: String,
 }
 
 /// The rule, and what it remembers.
-pub(super) struct Scale {
+pub(crate) struct Scale {
     /// The window as it was configured.
     down_after: Duration,
     /// The window as flapping has lengthened it.
@@ -98,7 +98,7 @@ pub(super) struct Scale {
 impl Scale {
     /// A rule for a pool that should have `target` workers now. It shrinks nothing before
     /// `down_after` has passed.
-    pub(super) fn new(down_after: Duration, target: u32, now: Instant) -> Self {
+    pub(crate) fn new(down_after: Duration, target: u32, now: Instant) -> Self {
         Self {
             down_after,
             window: down_after,
@@ -115,18 +115,18 @@ impl Scale {
     }
 
     /// Goes on from a pool of this size, as another image of the master had it.
-    pub(super) fn set_target(&mut self, target: u32) {
+    pub(crate) fn set_target(&mut self, target: u32) {
         self.target = target;
     }
 
     /// Changes the window, and forgets what flapping made of it.
-    pub(super) fn set_down_after(&mut self, down_after: Duration) {
+    pub(crate) fn set_down_after(&mut self, down_after: Duration) {
         self.down_after = down_after;
         self.window = down_after;
     }
 
     /// Decides. To be asked about once a second, and whenever there is something new.
-    pub(super) fn decide(
+    pub(crate) fn decide(
         &mut self,
         load: &Load,
         pool: &PoolNow,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// What was written and held back, by kind. Kinds are the master's own, a few for each slot, so
 /// they need no limit; those that are over are forgotten.
-pub(super) struct Quiet<K> {
+pub(crate) struct Quiet<K> {
     /// Lines of a kind that are written in one window.
     lines_max: u32,
     window: Duration,
@@ -20,13 +20,13 @@ struct Window {
 }
 
 impl<K: Ord + Clone> Quiet<K> {
-    pub(super) fn new(lines_max: u32, window: Duration) -> Self {
+    pub(crate) fn new(lines_max: u32, window: Duration) -> Self {
         Self { lines_max, window, kinds: BTreeMap::new() }
     }
 
     /// Whether a line of this kind may be written now. `Some` is how many were held back in a
     /// window that is over, and were not told yet; `None`: this one is held back, too.
-    pub(super) fn admit(&mut self, kind: K, now: Instant) -> Option<u64> {
+    pub(crate) fn admit(&mut self, kind: K, now: Instant) -> Option<u64> {
         let begin = || Window { began: now, written: 0, held: 0 };
         let window = self.kinds.entry(kind).or_insert_with(begin);
         let mut untold = 0;
@@ -43,7 +43,7 @@ impl<K: Ord + Clone> Quiet<K> {
     }
 
     /// The kinds whose window is over and how many lines were held back in it, each told once.
-    pub(super) fn take_held(&mut self, now: Instant) -> Vec<(K, u64)> {
+    pub(crate) fn take_held(&mut self, now: Instant) -> Vec<(K, u64)> {
         let mut held = Vec::new();
         self.kinds.retain(|kind, window| {
             let is_over = now >= window.began + self.window;

@@ -3,28 +3,28 @@
 use std::time::Duration;
 
 /// A child that lived this long after it was ready had nothing wrong with its boot.
-pub(super) const QUICK_DEATH: Duration = Duration::from_secs(1);
+pub(crate) const QUICK_DEATH: Duration = Duration::from_secs(1);
 /// The first pause.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// The longest pause.
-pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(30);
+pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// How a child's life went.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Life {
+pub(crate) struct Life {
     /// From being ready to its death; absent if it never was ready.
-    pub(super) served: Option<Duration>,
+    pub(crate) served: Option<Duration>,
 }
 
 /// Quick deaths in a row, after this one.
-pub(super) fn strikes(before: u32, life: Life) -> u32 {
+pub(crate) fn strikes(before: u32, life: Life) -> u32 {
     let quick = life.served.is_none_or(|served| served < QUICK_DEATH);
     if quick { before.saturating_add(1) } else { 0 }
 }
 
 /// The pause before the next fork: none after one quick death, since that may be an accident,
 /// then doubling.
-pub(super) fn pause(strikes: u32) -> Duration {
+pub(crate) fn pause(strikes: u32) -> Duration {
     match strikes {
         0 | 1 => Duration::ZERO,
         more => BACKOFF_FIRST.saturating_mul(1 << (more - 2).min(16)).min(BACKOFF_MAX),

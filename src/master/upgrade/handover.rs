@@ -11,77 +11,77 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::fork;
-use super::lifeline::Lifeline;
 use crate::broker::store::schema::SCHEMA_VERSION;
+use crate::master::fork;
+use crate::master::lifeline::Lifeline;
 use crate::protocol::lifeline::Exit;
 
 /// The version of this document. A build reads its own and the one before it.
-pub(super) const HANDOVER_PROTOCOL: u32 = 1;
+pub(crate) const HANDOVER_PROTOCOL: u32 = 1;
 /// The environment's name for the memory file's number.
-pub(super) const HANDOVER_VARIABLE: &str = "FORQ_HANDOVER";
+pub(crate) const HANDOVER_VARIABLE: &str = "FORQ_HANDOVER";
 /// Beside it: the number of a lifeline. The new image only checks what it would get, says so, and
 /// ends.
-pub(super) const CHECK_VARIABLE: &str = "FORQ_HANDOVER_CHECK";
+pub(crate) const CHECK_VARIABLE: &str = "FORQ_HANDOVER_CHECK";
 /// Beside it: the upgrade came to nothing, and this is why; the old image takes over again.
-pub(super) const FAILED_VARIABLE: &str = "FORQ_HANDOVER_FAILED";
+pub(crate) const FAILED_VARIABLE: &str = "FORQ_HANDOVER_FAILED";
 /// A document is far smaller: a thousand workers, and a configuration of a MiB.
 const DOCUMENT_BYTES_MAX: u64 = 4 << 20;
 
 /// Everything that is handed over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Handover {
-    pub(super) protocol: u32,
+pub(crate) struct Handover {
+    pub(crate) protocol: u32,
     /// The build that hands over, for people.
-    pub(super) version: String,
+    pub(crate) version: String,
     /// The schema of the store that it left.
-    pub(super) schema: i64,
+    pub(crate) schema: i64,
     /// The instance's number.
-    pub(super) number: i64,
+    pub(crate) number: i64,
     /// The configuration file as it was read for this; absent if there is none.
-    pub(super) config: Option<String>,
-    pub(super) lock: RawFd,
-    pub(super) control: RawFd,
-    pub(super) worker: RawFd,
+    pub(crate) config: Option<String>,
+    pub(crate) lock: RawFd,
+    pub(crate) control: RawFd,
+    pub(crate) worker: RawFd,
     /// The image that hands over, to go back to; absent where there is no way back.
-    pub(super) image: Option<RawFd>,
-    pub(super) last_serial: u64,
-    pub(super) last_drain: u32,
-    pub(super) generation: u32,
+    pub(crate) image: Option<RawFd>,
+    pub(crate) last_serial: u64,
+    pub(crate) last_drain: u32,
+    pub(crate) generation: u32,
     /// The bounds of the pool where an operator has moved them.
-    pub(super) moved: Option<(u32, u32)>,
-    pub(super) want: u32,
+    pub(crate) moved: Option<(u32, u32)>,
+    pub(crate) want: u32,
     /// Deaths that no broker has dealt with.
-    pub(super) exits: Vec<Exit>,
+    pub(crate) exits: Vec<Exit>,
     /// Requests of clients that are done.
-    pub(super) done: Vec<(u128, u32)>,
-    pub(super) broker: SlotLeft,
-    pub(super) workers: Vec<SlotLeft>,
+    pub(crate) done: Vec<(u128, u32)>,
+    pub(crate) broker: SlotLeft,
+    pub(crate) workers: Vec<SlotLeft>,
 }
 
 /// A slot.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct SlotLeft {
-    pub(super) number: u32,
-    pub(super) restarts: u32,
-    pub(super) last_exit: Option<String>,
-    pub(super) child: Option<ChildLeft>,
+pub(crate) struct SlotLeft {
+    pub(crate) number: u32,
+    pub(crate) restarts: u32,
+    pub(crate) last_exit: Option<String>,
+    pub(crate) child: Option<ChildLeft>,
 }
 
 /// A child that lives on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct ChildLeft {
-    pub(super) pid: i32,
-    pub(super) serial: u64,
-    pub(super) lifeline: RawFd,
-    pub(super) generation: u32,
-    pub(super) ready: bool,
-    pub(super) drain: u32,
+pub(crate) struct ChildLeft {
+    pub(crate) pid: i32,
+    pub(crate) serial: u64,
+    pub(crate) lifeline: RawFd,
+    pub(crate) generation: u32,
+    pub(crate) ready: bool,
+    pub(crate) drain: u32,
 }
 
 impl Handover {
     /// Writes it to a memory file, from which any number of images may read it.
-    pub(super) fn write(&self) -> io::Result<File> {
+    pub(crate) fn write(&self) -> io::Result<File> {
         let mut file = File::from(memfd_create(c"forq-handover", MFdFlags::MFD_CLOEXEC)?);
         serde_json::to_writer(&mut file, self)?;
         file.flush()?;
@@ -90,7 +90,7 @@ impl Handover {
     }
 
     /// Reads it from a memory file, from its beginning; the error is one sentence.
-    pub(super) fn read(file: &mut File) -> Result<Self, String> {
+    pub(crate) fn read(file: &mut File) -> Result<Self, String> {
         let mut text = String::new();
         file.rewind()
             .and_then(|()| file.take(DOCUMENT_BYTES_MAX).read_to_string(&mut text))
@@ -126,24 +126,24 @@ impl Handover {
 
 impl ChildLeft {
     /// The child's pid and the master's end of its lifeline.
-    pub(super) fn take(&self) -> nix::Result<(Pid, Lifeline)> {
+    pub(crate) fn take(&self) -> nix::Result<(Pid, Lifeline)> {
         Ok((Pid::from_raw(self.pid), Lifeline::over(fork::adopt(self.lifeline)?)))
     }
 }
 
 /// What this process runs and how it was started, to do it once more.
-pub(super) struct Image {
+pub(crate) struct Image {
     /// The path that it was started by, where a newer build may lie by now.
-    pub(super) path: CString,
-    pub(super) arguments: Vec<CString>,
+    pub(crate) path: CString,
+    pub(crate) arguments: Vec<CString>,
     /// This very build, whatever lies at the path.
-    pub(super) own: OwnedFd,
+    pub(crate) own: OwnedFd,
 }
 
 impl Image {
     /// This process's own. Must come before the process gives itself a title, which overwrites
     /// the arguments.
-    pub(super) fn of_this_process() -> io::Result<Self> {
+    pub(crate) fn of_this_process() -> io::Result<Self> {
         let own = File::open("/proc/self/exe")?.into();
         let arguments: Vec<CString> =
             std::env::args_os().map(c_string).collect::<io::Result<_>>()?;
@@ -152,7 +152,7 @@ impl Image {
     }
 
     /// The path to this very build.
-    pub(super) fn own_path(fd: impl AsFd) -> io::Result<CString> {
+    pub(crate) fn own_path(fd: impl AsFd) -> io::Result<CString> {
         c_string(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()).into())
     }
 }
@@ -171,7 +171,7 @@ fn started_by() -> io::Result<std::path::PathBuf> {
 }
 
 /// This process's environment without what is about handing over, and with these.
-pub(super) fn environment(with: &[(&str, String)]) -> io::Result<Vec<CString>> {
+pub(crate) fn environment(with: &[(&str, String)]) -> io::Result<Vec<CString>> {
     let ours = [HANDOVER_VARIABLE, CHECK_VARIABLE, FAILED_VARIABLE];
     let kept = std::env::vars_os().filter(|(name, _)| ours.iter().all(|ours| name != ours));
     let mut all = Vec::new();

@@ -8,7 +8,7 @@ const HASTENED: Duration = Duration::from_secs(2);
 /// The phases, in their order. Reloading and being degraded are conditions of a running instance,
 /// not phases: both may be true at once, and every signal is answered in them as in any other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     /// Not every child has been ready yet.
     Booting,
     /// At work.
@@ -25,16 +25,16 @@ pub(super) enum Phase {
 
 /// What holds beside the phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Condition {
+pub(crate) struct Condition {
     /// Workers are being replaced.
-    pub(super) reloading: bool,
+    pub(crate) reloading: bool,
     /// Something does not start.
-    pub(super) degraded: bool,
+    pub(crate) degraded: bool,
 }
 
 impl Phase {
     /// The word of `forq info`.
-    pub(super) fn word(self, condition: Condition) -> &'static str {
+    pub(crate) fn word(self, condition: Condition) -> &'static str {
         match self {
             Phase::Draining { .. } => "draining",
             Phase::EndingWorkers | Phase::EndingBroker => "stopping",
@@ -47,12 +47,12 @@ impl Phase {
     }
 
     /// Whether it has begun to stop.
-    pub(super) fn is_stopping(self) -> bool {
+    pub(crate) fn is_stopping(self) -> bool {
         matches!(self, Phase::Draining { .. } | Phase::EndingWorkers | Phase::EndingBroker)
     }
 
     /// Begins to stop, or hastens a stop that has begun; `None` if it is too late for either.
-    pub(super) fn stop(self, drain: Duration, now: Instant) -> Option<Phase> {
+    pub(crate) fn stop(self, drain: Duration, now: Instant) -> Option<Phase> {
         let until = now + drain;
         match self {
             Phase::Booting | Phase::Running | Phase::Upgrading { .. } => {
@@ -64,7 +64,7 @@ impl Phase {
     }
 
     /// What a quick stop leaves running tasks.
-    pub(super) fn quick_drain(self) -> Duration {
+    pub(crate) fn quick_drain(self) -> Duration {
         if matches!(self, Phase::Draining { .. }) { HASTENED } else { Duration::ZERO }
     }
 }

@@ -24,7 +24,7 @@ const STATUS_BYTES_MAX: usize = 1024;
 const WAITING_MESSAGES_MAX: usize = 32;
 
 /// Speaks to systemd, or to nobody where there is none. Nothing here makes the master wait.
-pub(super) struct Notifier {
+pub(crate) struct Notifier {
     to: Option<Manager>,
     /// The last line that was told.
     status: String,
@@ -43,7 +43,7 @@ struct Manager {
 
 impl Notifier {
     /// A voice to whoever started this process and wants to hear of it.
-    pub(super) fn from_env() -> Self {
+    pub(crate) fn from_env() -> Self {
         let variable = |name| std::env::var(name).ok();
         let interval = watchdog_interval(
             variable("WATCHDOG_USEC").as_deref(),
@@ -66,13 +66,13 @@ impl Notifier {
     }
 
     /// At work: after a start, and after each [`reloading`](Self::reloading) however it ended.
-    pub(super) fn ready(&mut self, status: &str) {
+    pub(crate) fn ready(&mut self, status: &str) {
         self.turn(&[NotifyState::Ready], status);
     }
 
     /// A reload has begun. systemd takes the time from the same datagram, so that a ready that
     /// was sent before its own request is not taken for the answer.
-    pub(super) fn reloading(&mut self, status: &str) {
+    pub(crate) fn reloading(&mut self, status: &str) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.turn(&[NotifyState::Reloading, now], status),
             Err(error) => tracing::warn!("systemd is not told of the reload: {error}"),
@@ -80,12 +80,12 @@ impl Notifier {
     }
 
     /// A stop has begun. Final.
-    pub(super) fn stopping(&mut self, status: &str) {
+    pub(crate) fn stopping(&mut self, status: &str) {
         self.turn(&[NotifyState::Stopping], status);
     }
 
     /// Says what `systemctl status` shows, if it is not what was said last.
-    pub(super) fn status(&mut self, status: &str) {
+    pub(crate) fn status(&mut self, status: &str) {
         let status = one_line(status);
         if status == self.status || self.is_behind() {
             return;
@@ -97,36 +97,36 @@ impl Notifier {
     }
 
     /// The loop turns. To be said each [`watchdog_interval`](Self::watchdog_interval).
-    pub(super) fn watchdog(&mut self) {
+    pub(crate) fn watchdog(&mut self) {
         self.keep_alive(&NotifyState::Watchdog);
     }
 
     /// How often systemd is to hear that the loop turns: half of what it waits. `None`: it does
     /// not want to.
-    pub(super) fn watchdog_interval(&self) -> Option<Duration> {
+    pub(crate) fn watchdog_interval(&self) -> Option<Duration> {
         self.to.as_ref().and(self.watchdog_interval)
     }
 
     /// Asks systemd not to give up on what is going on (start, reload, stop) for this long from
     /// now. It counts only where it goes past the unit's own timeout, and must be said again
     /// before it has passed.
-    pub(super) fn extend_timeout(&mut self, by: Duration) {
+    pub(crate) fn extend_timeout(&mut self, by: Duration) {
         let usec = u32::try_from(by.as_micros()).unwrap_or(u32::MAX);
         self.keep_alive(&NotifyState::ExtendTimeoutUsec(usec));
     }
 
     /// What to wait on, with POLLOUT, while [`is_behind`](Self::is_behind).
-    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.to.as_ref().map(|manager| manager.socket.as_fd())
     }
 
     /// Whether messages wait for systemd to read.
-    pub(super) fn is_behind(&self) -> bool {
+    pub(crate) fn is_behind(&self) -> bool {
         self.to.as_ref().is_some_and(|manager| !manager.waiting.is_empty())
     }
 
     /// Sends what waits, as far as systemd reads.
-    pub(super) fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         if let Some(manager) = &mut self.to {
             manager.flush();
         }

@@ -14,7 +14,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 /// Called before anything is forked. It takes `LISTEN_PID` and `LISTEN_FDS` out of the environment:
 /// an image that the master execs in place has the same pid, and would take whatever is
 /// descriptor 3 by then.
-pub(super) fn take() -> Result<Option<UnixListener>, String> {
+pub(crate) fn take() -> Result<Option<UnixListener>, String> {
     let passed_to = std::env::var("LISTEN_PID").ok().and_then(|pid| pid.parse().ok());
     if passed_to != Some(std::process::id()) {
         return Ok(None);

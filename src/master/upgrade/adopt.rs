@@ -9,22 +9,22 @@ use std::time::Instant;
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::children::{Child, Slot};
-use super::fork;
 use super::handover::{
     CHECK_VARIABLE, FAILED_VARIABLE, HANDOVER_VARIABLE, Handover, Image, SlotLeft, environment,
 };
-use super::lifeline;
-use super::phase::Phase;
-use super::requests::Done;
-use super::serve::{Boot, Configured};
-use super::signals::Signals;
-use super::supervise::Master;
-use super::upgrade::{CLOSE_MAX, Upgrade};
+use super::{CLOSE_MAX, Upgrade};
+use crate::master::children::{Child, Slot};
+use crate::master::fork;
+use crate::master::lifeline;
+use crate::master::requests::Done;
+use crate::master::rules::phase::Phase;
+use crate::master::serve::{Boot, Configured};
+use crate::master::signals::Signals;
+use crate::master::supervise::Master;
 use crate::protocol::lifeline::FromChecker;
 
 /// How this process was begun, if it was by an image of the master.
-pub(super) enum Left {
+pub(crate) enum Left {
     /// It is only asked whether it could take over.
     Check { handover: File, lifeline: std::os::fd::OwnedFd },
     /// It is the master now.
@@ -32,7 +32,7 @@ pub(super) enum Left {
 }
 
 /// What the image before this one left, if there was one. The error is one sentence.
-pub(super) fn left() -> Result<Option<Left>, String> {
+pub(crate) fn left() -> Result<Option<Left>, String> {
     let Some(handover) = number(HANDOVER_VARIABLE)? else { return Ok(None) };
     let cannot = |error| format!("cannot take what is handed over: {error}");
     let file = File::from(fork::adopt(handover).map_err(cannot)?);
@@ -52,7 +52,7 @@ fn number(variable: &str) -> Result<Option<RawFd>, String> {
 }
 
 /// Says whether this build could take over.
-pub(super) fn check(
+pub(crate) fn check(
     mut handover: File,
     lifeline: &std::os::fd::OwnedFd,
     configure: impl FnOnce(Option<String>) -> Result<Configured, String>,
@@ -67,7 +67,7 @@ pub(super) fn check(
 
 /// Runs the image that handed over again: this one cannot take over after all. Comes back only if
 /// that fails, too.
-pub(super) fn go_back(file: &mut File, why: &str) -> Option<io::Error> {
+pub(crate) fn go_back(file: &mut File, why: &str) -> Option<io::Error> {
     let image = Handover::read(file).ok()?.image?;
     let back = || -> io::Result<std::convert::Infallible> {
         use std::os::fd::AsRawFd;
@@ -86,7 +86,7 @@ pub(super) fn go_back(file: &mut File, why: &str) -> Option<io::Error> {
 
 impl Boot {
     /// A boot from what was handed over: nothing is bound, locked or made.
-    pub(super) fn adopt(configured: Configured, left: &Handover) -> io::Result<Self> {
+    pub(crate) fn adopt(configured: Configured, left: &Handover) -> io::Result<Self> {
         let lock =
             Flock::lock(File::from(fork::adopt(left.lock)?), FlockArg::LockExclusiveNonblock)
                 .map_err(|(_, error)| io::Error::from(error))?;
@@ -99,7 +99,7 @@ impl Boot {
 impl Master {
     /// A master from what was handed over. All children are of an older generation, so all are
     /// replaced: the broker at once, then the workers one by one.
-    pub(super) fn adopt(
+    pub(crate) fn adopt(
         boot: Boot,
         signals: Signals,
         left: Handover,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// The silence of one child, as far as it was watched.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pulse {
+pub(crate) struct Pulse {
     silence: Duration,
     looked_at: Instant,
 }
@@ -21,12 +21,12 @@ fn look_max(timeout: Duration) -> Duration {
 
 impl Pulse {
     /// A child that was heard just now.
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { silence: Duration::ZERO, looked_at: now }
     }
 
     /// Whether it has been silent for too long. Call it at [`due`](Self::due) or earlier.
-    pub(super) fn look(&mut self, timeout: Duration, now: Instant) -> bool {
+    pub(crate) fn look(&mut self, timeout: Duration, now: Instant) -> bool {
         let since = now.saturating_duration_since(self.looked_at);
         self.silence += since.min(look_max(timeout));
         self.looked_at = now;
@@ -34,7 +34,7 @@ impl Pulse {
     }
 
     /// When to look again at the latest.
-    pub(super) fn due(&self, timeout: Duration) -> Instant {
+    pub(crate) fn due(&self, timeout: Duration) -> Instant {
         let left = timeout.saturating_sub(self.silence);
         self.looked_at + left.min(look_max(timeout))
     }

@@ -4,9 +4,9 @@ use crate::protocol::lifeline::Resize;
 
 /// The floor and the ceiling of the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Bounds {
-    pub(super) min: u32,
-    pub(super) max: u32,
+pub(crate) struct Bounds {
+    pub(crate) min: u32,
+    pub(crate) max: u32,
 }
 
 /// Workers at most, whatever is asked for; as `workers.max` in the configuration.
@@ -14,13 +14,13 @@ const WORKERS_MAX: u32 = 1024;
 
 impl Bounds {
     /// The nearest number of workers that is allowed.
-    pub(super) fn clamp(self, want: u32) -> u32 {
+    pub(crate) fn clamp(self, want: u32) -> u32 {
         want.clamp(self.min, self.max)
     }
 
     /// Moves the floor or the ceiling so that a pool of `want` becomes what the operator asks for,
     /// and the scale rule does not undo it. It holds until the next reload.
-    pub(super) fn resized(self, want: u32, resize: Resize) -> Self {
+    pub(crate) fn resized(self, want: u32, resize: Resize) -> Self {
         match resize {
             Resize::To(count) => {
                 let count = count.clamp(1, WORKERS_MAX);

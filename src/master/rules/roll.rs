@@ -11,33 +11,33 @@
 
 /// A worker that lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Member {
-    pub(super) slot: u32,
+pub(crate) struct Member {
+    pub(crate) slot: u32,
     /// It said that it is ready.
-    pub(super) ready: bool,
+    pub(crate) ready: bool,
     /// It gets no more tasks.
-    pub(super) draining: bool,
+    pub(crate) draining: bool,
     /// It was told to end, and cannot be taken back.
-    pub(super) ending: bool,
+    pub(crate) ending: bool,
     /// It is to be replaced: an old generation, or recycled.
-    pub(super) stale: bool,
+    pub(crate) stale: bool,
     /// Tasks that it runs, as far as the broker has said.
-    pub(super) in_flight: u32,
+    pub(crate) in_flight: u32,
     /// Its number since the instance started: the older, the less.
-    pub(super) serial: u64,
+    pub(crate) serial: u64,
 }
 
 /// How many workers there should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Target {
-    pub(super) want: u32,
-    pub(super) max: u32,
-    pub(super) surge: u32,
+pub(crate) struct Target {
+    pub(crate) want: u32,
+    pub(crate) max: u32,
+    pub(crate) surge: u32,
 }
 
 /// One step towards it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     /// Fork one more.
     Fork,
     /// Give up a place that waits for its fork.
@@ -49,7 +49,7 @@ pub(super) enum Step {
 }
 
 /// The next step, if there is one. `vacant`: places that wait for their fork.
-pub(super) fn next(members: &[Member], vacant: u32, target: Target) -> Option<Step> {
+pub(crate) fn next(members: &[Member], vacant: u32, target: Target) -> Option<Step> {
     let active = |member: &&Member| !member.draining && !member.ending;
     let count = |members: usize| u32::try_from(members).unwrap_or(u32::MAX);
     let living = count(members.len()) + vacant;
