@@ -4,7 +4,7 @@
 //! Where to speak is in `NOTIFY_SOCKET`, which stays in the environment: an image that the master
 //! execs in place finds it there and, having the same pid, is heard. The broker and the workers
 //! inherit the variable and never use it (systemd listens to the main process alone), and a
-//! command does not get it: see [`DAEMON_VARIABLES`](super::DAEMON_VARIABLES).
+//! command does not get it: see [`DAEMON_VARIABLES`](crate::master::DAEMON_VARIABLES).
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
