@@ -1,5 +1,6 @@
 //! The master's ends of the lifelines: packets that never make it wait.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -19,22 +20,29 @@ const WAITING_PACKETS_MAX: usize = 4096;
 pub(super) fn pair() -> nix::Result<(Lifeline, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let (mine, childs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
-    Ok((Lifeline { fd: mine, waiting: VecDeque::new() }, childs))
+    Ok((Lifeline::over(mine), childs))
 }
 
 pub(super) struct Lifeline {
     fd: OwnedFd,
     waiting: VecDeque<Vec<u8>>,
+    /// The child let go of its end. It may live on for a while.
+    is_over: Cell<bool>,
 }
 
 impl Lifeline {
-    /// The master's end of one that was made by the image before this one.
+    /// The master's end of one, which may have been made by the image before this one.
     pub(super) fn over(fd: OwnedFd) -> Self {
-        Self { fd, waiting: VecDeque::new() }
+        Self { fd, waiting: VecDeque::new(), is_over: Cell::new(false) }
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Whether the child has let go of it. To wait on it would be to spin.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.get()
     }
 
     /// Whether packets wait for the child to read.
@@ -70,6 +78,7 @@ impl Lifeline {
     pub(super) fn receive<T: DeserializeOwned>(&self) -> Option<T> {
         let mut packet = [0; TOLD_BYTES_MAX];
         let bytes = recv(self.fd.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT).ok()?;
+        self.is_over.set(bytes == 0);
         match codec::decode(packet.get(..bytes).filter(|packet| !packet.is_empty())?) {
             Ok(message) => Some(message),
             Err(error) => {

@@ -323,7 +323,12 @@ fn worker_main(boot: Boot, lifeline: OwnedFd, slot: u32, serial: u64, generation
     // The listeners are the broker's, the image the master's.
     drop((boot.control, boot.worker, boot.image));
     match runtime() {
-        Ok(runtime) => worker::run(start, &runtime),
+        Ok(runtime) => {
+            let code = worker::run(start, &runtime);
+            // A thread that computes on, or looks up a name, ends with the process.
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => cannot_start(&error.to_string()),
     }
 }

@@ -157,7 +157,8 @@ impl Master {
         });
         let mut fds = vec![PollFd::new(self.signals.fd(), PollFlags::POLLIN)];
         let lifelines = self.children().map(|child| &child.lifeline);
-        for lifeline in lifelines.chain(self.reload.lifeline()).chain(self.upgrade.lifeline()) {
+        let all = lifelines.chain(self.reload.lifeline()).chain(self.upgrade.lifeline());
+        for lifeline in all.filter(|lifeline| !lifeline.is_over()) {
             let mut events = PollFlags::POLLIN;
             events.set(PollFlags::POLLOUT, lifeline.is_behind());
             fds.push(PollFd::new(lifeline.fd(), events));
