@@ -6,6 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use signal_hook::SigId;
 use signal_hook::consts::{
     SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2,
@@ -99,6 +101,20 @@ impl Signals {
             }
         }
         asked
+    }
+
+    /// Before another image takes over, with all signals blocked: what has come and was not taken
+    /// comes again, and waits for its handlers.
+    pub(super) fn pass_on(&mut self) {
+        let noted = self.flags.iter().filter(|(_, flag)| flag.swap(false, Ordering::SeqCst));
+        let counted = self.counts.iter_mut().filter_map(|(signal, count)| {
+            // The kernel keeps no more than one.
+            (bytes_in(count) > 0).then_some(*signal)
+        });
+        for signal in noted.map(|(signal, _)| *signal).chain(counted) {
+            // Cannot fail: it is a signal that is listened to, and this very process.
+            let _ = Signal::try_from(signal).and_then(|signal| kill(Pid::this(), signal));
+        }
     }
 
     /// In a child: takes the actions out and leaves the kernel's handlers in place. After a reset

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::rules::phase::Phase;
+use super::signals::Asked;
 use super::supervise::Master;
 use crate::protocol::lifeline::{Resize, ToBroker, ToWorker};
 use crate::task::LossReason;
@@ -17,9 +18,6 @@ pub(super) const TERM_MAX: Duration = Duration::from_secs(2);
 impl Master {
     pub(super) fn heed_signals(&mut self) {
         let asked = self.signals.take();
-        if asked.reap {
-            self.reap();
-        }
         if asked.stop {
             self.stop(self.boot.config.workers.drain_timeout);
         }
@@ -29,9 +27,17 @@ impl Master {
         if asked.reopen_log {
             self.reopen_log();
         }
-        if self.phase.is_stopping() {
-            return;
+        if !self.phase.is_stopping() {
+            self.heed_wishes(&asked);
         }
+        // Last: what a dead check has said may make this process another image.
+        if asked.reap {
+            self.reap();
+        }
+    }
+
+    /// What a stop makes pointless.
+    fn heed_wishes(&mut self, asked: &Asked) {
         if asked.reload {
             self.reload.ask_by_signal();
         }

@@ -201,6 +201,7 @@ impl Master {
     fn become_image(&mut self, path: &CString, failed: Option<String>) -> io::Error {
         self.hear_children();
         fork::block_signals();
+        self.signals.pass_on();
         let error = match self.exec_image(path, failed) {
             Ok(never) => match never {},
             Err(error) => error,
