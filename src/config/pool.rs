@@ -26,7 +26,8 @@ pub struct Workers {
     /// Worker processes that are always there; with 0 the first task that comes forks one.
     /// Default: 2, or `max` when only that is set and is less.
     pub min: u32,
-    /// Worker processes at most. Default: the number of CPUs, at least 4, at least `min`.
+    /// Worker processes at most; between `min` and this the pool follows the load. Default: the
+    /// number of CPUs, at least 4, at least `min`.
     pub max: u32,
     /// How long a smaller pool must have been enough before a worker more than `min` is let go:
     /// it ends when its tasks have. A load that comes and goes lengthens this by itself, at most
@@ -35,25 +36,28 @@ pub struct Workers {
     pub scale_down_after: Duration,
     /// Tasks that one worker runs at once.
     pub concurrency: u32,
-    /// A worker whose event loop has not beaten for this long is dead: ABRT, then KILL. It is
-    /// no limit on a task. The broker is watched in the same way.
+    /// A worker whose event loop has not beaten for this long is dead: ABRT, then KILL, and its
+    /// tasks run again. At least 2s. It is no limit on a task: that is `queue.task_timeout`. The
+    /// broker is watched in the same way.
     #[serde(with = "DurationText")]
     pub heartbeat_timeout: Duration,
-    /// A worker that is not ready after this long is killed and forked again.
+    /// A worker or broker that is not ready after this long is killed and forked again.
     #[serde(with = "DurationText")]
     pub boot_timeout: Duration,
-    /// What a graceful stop leaves running tasks; the rest goes back to the queue.
+    /// What a graceful stop leaves running tasks; the rest goes back to the queue. For a stop
+    /// alone: a reload, an upgrade, scaling and recycling wait for the tasks.
     #[serde(with = "DurationText")]
     pub drain_timeout: Duration,
-    /// Replace a worker after this many tasks; 0: never. It drains first.
+    /// Replace a worker after this many tasks; 0: never. Its successor is ready before it drains.
     pub max_tasks: u32,
     /// Up to this many tasks more, so that workers are not replaced all at once.
     pub max_tasks_jitter: u32,
-    /// Resident memory of one worker, in bytes: past it the worker drains and is replaced, past
-    /// twice this it is killed and its tasks run again.
+    /// Resident memory of one worker without its commands, in bytes: past it the worker is
+    /// replaced and drains, past twice this it is killed and its tasks run again.
     #[serde(with = "SizeText")]
     pub max_memory: u64,
-    /// Workers above what there should be while old ones are replaced.
+    /// Workers above what there should be while old ones are replaced; those that drain count.
+    /// More is faster, and needs more memory.
     pub max_surge: u32,
 }
 
@@ -81,7 +85,8 @@ impl Default for Workers {
 pub struct Queue {
     /// Tasks that wait at most; more are refused for now (exit 5).
     pub max_queued: u32,
-    /// What has happened to a commit before anybody is told of it.
+    /// What has happened to a commit before anybody is told of it. A change needs a restart or an
+    /// upgrade.
     pub durability: Durability,
     /// Attempts of a task before it fails, unless it says otherwise.
     pub max_attempts: u32,
@@ -155,11 +160,12 @@ impl Default for NamedQueue {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// For people or for programs.
+    /// For people or for programs. A change needs a restart or an upgrade.
     pub format: LogFormat,
-    /// The least severe lines that are written.
+    /// The least severe lines that are written. A reload changes it.
     pub level: LogLevel,
-    /// The file that is appended to; absent: standard error.
+    /// The file that is appended to; absent: standard error. USR1 opens it again after a
+    /// rotation; another one needs a restart or an upgrade.
     #[schemars(with = "PathBuf")]
     pub file: Option<PathBuf>,
 }
