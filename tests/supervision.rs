@@ -240,6 +240,22 @@ fn a_pool_that_cannot_boot_is_degraded_until_its_cause_is_gone() {
 }
 
 #[test]
+fn a_broker_that_does_not_stay_up_is_a_trouble_until_it_does() {
+    let daemon = Daemon::start("");
+    eventually("the master has seen enough", SOON, || {
+        daemon.strike(Role::Broker);
+        let status = fs::read_to_string(daemon.state_dir().join("status.json")).ok()?;
+        let status: Value = serde_json::from_str(&status).ok()?;
+        let reason = status["reason"].as_str()?.to_owned();
+        (status["phase"] == "degraded").then_some(())?;
+        assert!(reason.contains("the broker does not stay up: ended by SIGKILL"), "{reason}");
+        Some(())
+    });
+    daemon.ok(&["submit", "noop", "--wait"]);
+    daemon.info_when("it is well again", |info| info["phase"] == "running");
+}
+
+#[test]
 fn a_stop_in_the_middle_of_a_reload_is_a_stop() {
     let mut daemon = Daemon::start("[workers]\nmin = 3\nmax = 3\ndrain_timeout = \"1s\"\n");
     let id = daemon.submit("sleep", &json!({ "seconds": 60 }), &[]);

@@ -126,7 +126,12 @@ fn a_program_that_cannot_take_over_changes_nothing() {
     install(&other_build(), &program);
     daemon.configure("[workers]\nmux = 1\n");
     refused("mux");
+    daemon.configure("[log]\nfile = \"/nowhere/log\"\n");
+    refused("/nowhere/log");
+    assert!(daemon.fails(2, &["reload"]).contains("/nowhere/log"));
     daemon.configure("");
+    // An old story does not spoil a reload.
+    daemon.ok(&["reload", "--wait"]);
     daemon.ok(&["upgrade", "--wait"]);
     assert_eq!(version(&daemon.json(&["info"])), next_version());
 }

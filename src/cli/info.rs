@@ -58,6 +58,7 @@ pub(super) struct Info {
     pub(super) version: Option<String>,
     pub(super) phase: Option<String>,
     pub(super) reason: Option<String>,
+    pub(super) upgrade_error: Option<String>,
     pub(super) disk_full: Option<bool>,
     pub(super) uptime_s: Option<f64>,
     pub(super) master_pid: Option<i32>,
@@ -142,6 +143,7 @@ fn print(info: &Info, out: &mut Out) -> Result<(), CliError> {
     add("version", info.version.clone());
     add("phase", info.phase.clone());
     add("reason", info.reason.clone());
+    add("upgrade", info.upgrade_error.as_ref().map(|error| format!("came to nothing: {error}")));
     add(
         "uptime",
         info.uptime_s.map(|s| span(Duration::from_secs_f64(s.max(0.0)).as_millis() as u64)),

@@ -43,7 +43,7 @@ fn renew(
         Reply::Done { count } => count,
         other => return Err(unexpected(&other)),
     };
-    let seen = if args.wait { Some(until_rolled(&instance, generation)?) } else { None };
+    let seen = if args.wait { Some(until_rolled(&instance, request, generation)?) } else { None };
     if out.json {
         let version = seen.as_ref().map(|seen| &seen.version);
         out.value(&serde_json::json!({
@@ -56,6 +56,7 @@ fn renew(
             let old = seen.workers.iter().filter(|worker| worker.state == "draining").count();
             let rest = match old {
                 0 => String::new(),
+                1 => "; an old worker finishes its tasks".to_owned(),
                 old => format!("; {old} old workers finish their tasks"),
             };
             out.line(format_args!("{done}: {}, generation {generation}{rest}", seen.version))?;
@@ -84,7 +85,8 @@ struct Worker {
     state: String,
 }
 
-fn until_rolled(instance: &Instance, generation: u64) -> Result<Seen, CliError> {
+fn until_rolled(instance: &Instance, request: &Request, generation: u64) -> Result<Seen, CliError> {
+    let upgrades = matches!(request, Request::Upgrade { .. });
     loop {
         let document = match Client::connect(instance)?.call(&Request::Info)? {
             Reply::Json { document } => document,
@@ -92,7 +94,7 @@ fn until_rolled(instance: &Instance, generation: u64) -> Result<Seen, CliError> 
         };
         let seen: Seen = serde_json::from_str(document.get())
             .map_err(|error| CliError::internal(format!("cannot read the info: {error}")))?;
-        if let Some(end) = judge(&seen, generation) {
+        if let Some(end) = judge(&seen, upgrades, generation) {
             return end.map(|()| seen);
         }
         pause(LOOK_AGAIN);
@@ -100,14 +102,15 @@ fn until_rolled(instance: &Instance, generation: u64) -> Result<Seen, CliError> 
 }
 
 /// Whether it is over, and how.
-fn judge(seen: &Seen, generation: u64) -> Option<Result<(), CliError>> {
+fn judge(seen: &Seen, upgrades: bool, generation: u64) -> Option<Result<(), CliError>> {
     if matches!(seen.phase.as_str(), "draining" | "stopping") {
         return Some(Err(CliError::new(Exit::Unavailable, "the daemon is stopping".to_owned())));
     }
     if seen.generation < generation {
         return None;
     }
-    if let Some(error) = &seen.upgrade_error {
+    // Of a reload's instance it may be an old story.
+    if let Some(error) = seen.upgrade_error.as_ref().filter(|_| upgrades) {
         return Some(Err(CliError::new(Exit::TaskFailed, format!("not upgraded: {error}"))));
     }
     if let Some(reason) = &seen.reason {
@@ -130,7 +133,8 @@ mod tests {
             reason: reason.map(str::to_owned),
             ..Seen::default()
         };
-        let exit = |seen: Seen| judge(&seen, 2).map(|end| end.map_err(|error| error.exit as u8));
+        let exit =
+            |seen: Seen| judge(&seen, true, 2).map(|end| end.map_err(|error| error.exit as u8));
         assert_eq!(exit(seen("running", 1, true, None)), None, "not yet begun");
         assert_eq!(exit(seen("reloading", 2, false, None)), None);
         assert_eq!(exit(seen("running", 2, true, None)), Some(Ok(())));
@@ -138,6 +142,7 @@ mod tests {
         assert_eq!(exit(seen("degraded", 2, false, Some("exit code 1"))), Some(Err(1)));
         let back =
             Seen { upgrade_error: Some("no broker".to_owned()), ..seen("running", 3, true, None) };
+        assert!(judge(&back, false, 2).is_some_and(|end| end.is_ok()), "it was a reload");
         assert_eq!(exit(back), Some(Err(1)));
         assert_eq!(exit(seen("draining", 1, false, None)), Some(Err(5)));
     }

@@ -242,6 +242,18 @@ impl Slot {
         self.last_exit = last_exit;
     }
 
+    /// Whether its child has been at work for long enough to be taken for sound.
+    pub(super) fn is_sound(&self, now: Instant) -> bool {
+        let ready_at = self.child.as_ref().and_then(|child| child.ready_at);
+        ready_at.is_some_and(|at| now.duration_since(at) >= policy::QUICK_DEATH)
+    }
+
+    /// How its children end, if they do not stay up.
+    pub(super) fn flapping(&self, now: Instant) -> Option<String> {
+        let flaps = self.strikes >= policy::FLAPS && !self.is_sound(now);
+        flaps.then(|| format!("{} ({} times in a row)", self.last_exit(), self.strikes))
+    }
+
     /// Quick deaths in a row.
     pub(super) fn strikes(&self) -> u32 {
         self.strikes

@@ -27,6 +27,13 @@ static LEVEL: OnceLock<Level> = OnceLock::new();
 /// Empty when the log goes to standard error.
 static FILE: OnceLock<Arc<LogFile>> = OnceLock::new();
 
+/// Whether the log could be started with this. The error is one sentence.
+pub(super) fn check(log: &Log) -> Result<(), String> {
+    log.file.as_ref().map_or(Ok(()), |path| {
+        LogFile::open(path).map(drop).map_err(|error| cannot_open(path, &error))
+    })
+}
+
 /// Starts logging. The error is one sentence.
 pub(super) fn start(log: &Log) -> Result<(), String> {
     let writer = match &log.file {

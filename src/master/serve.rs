@@ -33,6 +33,8 @@ const BLOCKING_THREADS_MAX: usize = 32;
 const BLOCKING_THREAD_IDLE: Duration = Duration::from_secs(10);
 /// The exit code of a configuration or a state folder that cannot be used.
 const UNUSABLE: u8 = 2;
+/// The exit code of what is nobody's fault but ours or the system's; a restart may help.
+const BROKEN: u8 = 70;
 
 /// What the master starts from, and each child after it.
 pub(super) struct Boot {
@@ -124,7 +126,10 @@ pub(crate) fn serve(instance: &Instance, overrides: &ServeOverrides, users: Regi
         Ok(Ended::Stopped) => ExitCode::SUCCESS,
         Ok(Ended::Fatal(message)) => fail(&message),
         Ok(Ended::Child(boot, born)) => fork::exit(born_main(*boot, born)),
-        Err(error) => fail(&format!("the master cannot go on: {error}")),
+        Err(error) => {
+            tell(&format!("error: the master cannot go on: {error}"));
+            ExitCode::from(BROKEN)
+        }
     }
 }
 
@@ -161,11 +166,19 @@ fn take_over(
     };
     match left {
         Left::Check { handover, lifeline } => {
+            let configure = |text| {
+                let configured = configure(text)?;
+                logging::check(&configured.config.log).map(|()| configured)
+            };
             adopt::check(handover, &lifeline, configure).map(|()| None)
         }
         Left::All { mut file, failed } => {
             let handover = Handover::read(&mut file);
-            let ready = handover.and_then(|left| Ok((configure(left.config.clone())?, left)));
+            let ready = handover.and_then(|left| {
+                let configured = configure(left.config.clone())?;
+                logging::start(&configured.config.log)?;
+                Ok((configured, left))
+            });
             let (configured, left) = match ready {
                 Ok(ready) => ready,
                 Err(error) => {
@@ -173,7 +186,6 @@ fn take_over(
                     return Err(format!("{error}; and there is no way back: {back:?}"));
                 }
             };
-            logging::start(&configured.config.log)?;
             adopted(configured, left, failed)
                 .map(Some)
                 .map_err(|error| format!("cannot take over: {error}"))
@@ -255,9 +267,11 @@ fn born_main(boot: Boot, born: Born) -> i32 {
         }
         Born::ConfigCheck { lifeline, sources } => {
             title::set("forq: check");
-            let found = config::load(&sources)
-                .map_err(|errors| errors.to_string())
-                .and_then(|loaded| worker::kinds::with_built_in(&boot.users, &loaded.config, true));
+            let found =
+                config::load(&sources).map_err(|errors| errors.to_string()).and_then(|loaded| {
+                    logging::check(&loaded.config.log)?;
+                    worker::kinds::with_built_in(&boot.users, &loaded.config, true)
+                });
             say_of_check(&lifeline, found.map(drop))
         }
         Born::UpgradeCheck { lifeline, handover } => {

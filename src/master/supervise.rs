@@ -61,6 +61,8 @@ pub(super) struct Master {
     pub(super) oom: OomWatch,
     /// Lines about deaths, by slot.
     pub(super) quiet: Quiet<u32>,
+    /// Why the instance is degraded, if it is.
+    pub(super) trouble: Option<String>,
     /// Why the broker cannot start, while it is tried again.
     pub(super) broker_trouble: Option<String>,
     pub(super) fatal: Option<String>,
@@ -98,6 +100,7 @@ impl Master {
             breaker: Breaker::default(),
             oom: OomWatch::new(),
             quiet: Quiet::new(DEATHS_TOLD, Duration::from_secs(60)),
+            trouble: None,
             broker_trouble: None,
             fatal: None,
             reload: Reload::default(),
@@ -127,6 +130,7 @@ impl Master {
                 self.resize(now);
                 self.announce_status();
             }
+            self.look_at_trouble(now);
             self.look_at_phase();
             self.look_at_upgrade(now);
             self.announce();
@@ -212,18 +216,35 @@ impl Master {
     }
 
     pub(super) fn condition(&self) -> Condition {
-        Condition { reloading: self.is_reloading(), degraded: self.trouble().is_some() }
+        Condition { reloading: self.is_reloading(), degraded: self.trouble.is_some() }
     }
 
     /// Why the instance is degraded, if it is.
-    pub(super) fn trouble(&self) -> Option<String> {
-        self.broker_trouble.clone().or_else(|| self.breaker.trouble())
+    fn find_trouble(&self, now: Instant) -> Option<String> {
+        let broker =
+            || self.broker.flapping(now).map(|how| format!("the broker does not stay up: {how}"));
+        let workers = || {
+            // One slot's bad luck is no trouble while others serve.
+            let any_sound = self.workers.iter().any(|slot| slot.is_sound(now));
+            let flapping = self.workers.iter().find_map(|slot| slot.flapping(now));
+            flapping.filter(|_| !any_sound).map(|how| format!("workers do not stay up: {how}"))
+        };
+        let fatal = self.broker_trouble.clone();
+        fatal.or_else(|| self.breaker.trouble()).or_else(broker).or_else(workers)
+    }
+
+    fn look_at_trouble(&mut self, now: Instant) {
+        let trouble = self.find_trouble(now);
+        if trouble != self.trouble {
+            self.trouble = trouble;
+            self.changed = true;
+        }
     }
 
     /// Whether workers of an older generation are being replaced. Those that cannot be, since new
     /// ones do not start, are a trouble and no reload any more.
     pub(super) fn is_reloading(&self) -> bool {
-        self.generation != self.rolled && self.trouble().is_none()
+        self.generation != self.rolled && self.trouble.is_none()
     }
 
     /// Everybody who should be there is ready: for the first time, or of a new generation.

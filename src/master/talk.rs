@@ -25,7 +25,7 @@ impl Master {
     pub(super) fn tell_pool(&mut self) {
         let pool = Pool {
             phase: self.phase.word(self.condition()).to_owned(),
-            reason: self.trouble(),
+            reason: self.trouble.clone(),
             generation: self.generation,
             rolled: self.rolled == self.generation,
             upgrade_error: self.upgrade.error.clone(),

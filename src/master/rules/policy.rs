@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// A child that lived this long after it was ready had nothing wrong with its boot.
 pub(crate) const QUICK_DEATH: Duration = Duration::from_secs(1);
+/// Quick deaths in a row after which a slot is taken to be unable to keep a child.
+pub(crate) const FLAPS: u32 = 3;
 /// The first pause.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// The longest pause.

@@ -42,7 +42,9 @@ impl Master {
     pub(crate) fn announce_status(&mut self) {
         let status = self.status_line();
         self.notifier.status(&status);
-        if self.announced != Turn::Ready {
+        // A start that comes to nothing is to fail in the time that the unit gives it.
+        let hopeless = self.announced == Turn::Starting && self.trouble.is_some();
+        if self.announced != Turn::Ready && !hopeless {
             self.notifier.extend_timeout(MORE_TIME);
         }
     }
@@ -69,7 +71,7 @@ impl Master {
 
     fn status_line(&self) -> String {
         let word = self.phase.word(self.condition());
-        if let Some(trouble) = self.trouble() {
+        if let Some(trouble) = &self.trouble {
             return format!("{word}: {trouble}");
         }
         let workers = self.workers.iter().filter(|slot| slot.child.is_some()).count();
