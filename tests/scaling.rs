@@ -12,8 +12,6 @@ fn workers(info: &Value) -> usize {
     info["workers"].as_array().unwrap().len()
 }
 
-/// Forks of workers so far: each has a title of its own for the log of nobody, but a serial that
-/// counts; the pids that `info` has shown tell them apart.
 fn want(info: &Value) -> u64 {
     number(info, "/scale/want")
 }
@@ -44,6 +42,31 @@ fn a_burst_makes_the_pool_grow_and_quiet_makes_it_shrink_without_a_loss() {
     let ups = daemon.log().matches(" up to ").count();
     let downs = daemon.log().matches(" down to ").count();
     assert!((2..=3).contains(&ups) && downs == 3, "{ups} up, {downs} down: {}", daemon.log());
+}
+
+/// Bursts with pauses between them that are shorter than the window: the pool grows for the first
+/// and is there for the others. Then a trickle, for which the floor is enough.
+#[test]
+fn a_saw_tooth_does_not_make_the_pool_one_and_a_trickle_does_not_move_it() {
+    let daemon =
+        Daemon::start("[workers]\nmin = 1\nmax = 3\nconcurrency = 4\nscale_down_after = \"4s\"\n");
+    let moves = || {
+        let log = daemon.log();
+        (log.matches(" up to ").count(), log.matches(" down to ").count())
+    };
+    for _ in 0..3 {
+        let burst = vec![json!({ "kind": "sleep", "input": { "seconds": 1 } }); 24];
+        daemon.wait_for_all(&daemon.submit_all(&burst), "20s");
+    }
+    let (ups, downs) = moves();
+    assert!((1..=2).contains(&ups) && downs == 0, "{ups} up, {downs} down: {}", daemon.log());
+    daemon.info_when("it is back at its floor", |info| workers(info) == 1);
+    let before = moves();
+    assert_eq!(before.1, 2, "{}", daemon.log());
+    for _ in 0..20 {
+        daemon.ok(&["submit", "sleep", "{\"seconds\": 0.1}", "--wait"]);
+    }
+    assert_eq!(moves(), before, "{}", daemon.log());
 }
 
 #[test]
