@@ -102,14 +102,19 @@ mod tests {
     #[test]
     fn a_text_that_claims_to_be_huge_is_an_error() {
         for claim in [1 << 32, 1 << 40, u64::MAX >> 1, u64::MAX] {
-            // lifeline::FromBroker::Fatal, whose only field is a text.
-            let mut fatal = vec![1, 253];
-            fatal.extend_from_slice(&claim.to_le_bytes());
-            assert!(decode::<lifeline::FromBroker>(&fatal).is_err());
-            // link::ToBroker::Events with this many events.
-            let mut events = vec![2, 253];
-            events.extend_from_slice(&claim.to_le_bytes());
-            assert!(decode::<link::ToBroker>(&events).is_err());
+            let claimed = |mut message: Vec<u8>| {
+                assert_eq!(message.pop(), Some(0), "an empty text or list at its end");
+                message.push(253);
+                message.extend_from_slice(&claim.to_le_bytes());
+                message
+            };
+            let fatal = lifeline::FromBroker::Fatal { message: String::new() };
+            let fatal = claimed(encode(&fatal).unwrap());
+            let read = decode::<lifeline::FromBroker>(&fatal);
+            assert!(matches!(read, Err(CodecError::Decode(_))), "{read:?}");
+            let events = claimed(encode(&link::ToBroker::Events { events: vec![] }).unwrap());
+            let read = decode::<link::ToBroker>(&events);
+            assert!(matches!(read, Err(CodecError::Decode(_))), "{read:?}");
         }
     }
 

@@ -9,6 +9,8 @@
 
 pub mod codec;
 pub mod control;
+#[cfg(test)]
+mod fixtures;
 pub mod frame;
 pub mod lifeline;
 pub mod link;
