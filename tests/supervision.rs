@@ -74,6 +74,77 @@ fn a_bad_file_changes_nothing_and_is_told_with_line_and_key() {
     assert_eq!(number(&daemon.json(&["info"]), "/generation"), 1);
 }
 
+/// What an editor, a full disk or a wrong copy may leave where the file was.
+#[test]
+fn a_file_that_is_no_configuration_changes_nothing() {
+    let daemon = Daemon::start("[workers]\nmin = 2\nmax = 2\n");
+    let before = daemon.all_up();
+    let file = daemon.file("forq.toml");
+    let refused = |what: &str| {
+        let began = Instant::now();
+        let told = daemon.fails(2, &["reload", "--wait"]);
+        assert!(told.contains(what) && told.contains("forq.toml"), "{what}: {told}");
+        assert!(told.len() < 8 << 10, "{} bytes of error", told.len());
+        assert!(began.elapsed() < SOON / 2, "{what}: {:?}", began.elapsed());
+        // By signal as well, and whoever asks meanwhile is answered.
+        let so_far = daemon.log().matches("not reloaded: ").count();
+        daemon.signal(Signal::SIGHUP);
+        eventually("the log tells", SOON, || {
+            (daemon.log().matches("not reloaded: ").count() > so_far).then_some(())
+        });
+        assert_eq!(daemon.all_up(), before);
+        assert_eq!(number(&daemon.json(&["info"]), "/generation"), 1);
+    };
+    let contents: &[(&[u8], &str)] = &[
+        (b"[workers]\nmin = \xff\xfe\n", "UTF-8"),
+        (b"\0\0\0\0", "line 1"),
+        (b"\x7fELF\x02\x01\x01", "line 1"),
+        (b"[workers]\nmin = ", "line 2"),
+        (&vec![b'#'; (1 << 20) + 1], "larger than"),
+        (&vec![b'['; 1 << 20], "line 1"),
+        (&[b"a = ".as_slice(), &vec![b'['; 1 << 19]].concat(), "line 1"),
+        (&b"x".repeat(1 << 20), "line 1"),
+        (&b"a = 1\n".repeat(1 << 17), "line 2"),
+        (&[b"a".as_slice(), &b".a".repeat(1 << 18), b" = 1"].concat(), "line 1"),
+    ];
+    for (content, what) in contents {
+        fs::write(&file, content).unwrap();
+        refused(what);
+    }
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    refused("cannot be read");
+    fs::remove_dir(&file).unwrap();
+    std::os::unix::fs::symlink(&file, &file).unwrap();
+    refused("cannot be read");
+    fs::remove_file(&file).unwrap();
+    // It would be waited for until somebody writes.
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    refused("is a pipe");
+    fs::remove_file(&file).unwrap();
+
+    daemon.configure("[workers]\nmin = 2\nmax = 2\n");
+    daemon.ok(&["reload", "--wait"]);
+    let after = daemon.all_up();
+    assert!(after.workers.iter().all(|pid| !before.workers.contains(pid)));
+    assert_eq!((after.master, after.broker), (before.master, before.broker));
+}
+
+#[test]
+fn a_worker_that_stands_still_does_not_hold_up_a_reload() {
+    let daemon = Daemon::start("[workers]\nmin = 2\nmax = 2\nheartbeat_timeout = \"2s\"\n");
+    let before = daemon.all_up();
+    // It has no task: it is told to end, and does not hear it.
+    signal(before.workers[0], Signal::SIGSTOP);
+    daemon.ok(&["reload", "--wait"]);
+    let info = daemon.info_when("it is gone", |info| workers_of(info).len() == 2);
+    assert!(
+        workers_of(&info)
+            .iter()
+            .all(|pid| before.workers.iter().all(|old| i64::from(*old) != *pid))
+    );
+}
+
 /// Issue-sized: ten reloads while work goes on.
 #[test]
 fn ten_reloads_under_load_cost_no_task_an_attempt() {

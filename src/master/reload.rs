@@ -65,7 +65,7 @@ impl Master {
             return None;
         }
         let askers = std::mem::take(&mut self.reload.asked);
-        let sources = match serve::read_sources(&self.boot.instance, &self.boot.flags) {
+        let sources = match serve::read_sources_again(&self.boot.instance, &self.boot.flags) {
             Ok(sources) => sources,
             Err(error) => {
                 self.refuse_reload(&askers, &error);

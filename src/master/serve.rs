@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -223,12 +224,25 @@ fn control_socket(instance: &Instance) -> Result<UnixListener, String> {
 }
 
 /// Reads everything that the configuration is made of; the error is a sentence or more.
-pub(super) fn read_sources(instance: &Instance, flags: &[Override]) -> Result<Sources, String> {
+fn read_sources(instance: &Instance, flags: &[Override]) -> Result<Sources, String> {
     let must_exist = instance.named_config.is_some();
     let mut sources = config::read_sources(Some(&instance.config()), must_exist)
         .map_err(|errors| errors.to_string())?;
     sources.flags = flags.to_vec();
     Ok(sources)
+}
+
+/// As [`read_sources`], by a master that runs: it has one loop, and must wait for nobody. A start
+/// may take its configuration from a pipe, but that has been read.
+pub(super) fn read_sources_again(
+    instance: &Instance,
+    flags: &[Override],
+) -> Result<Sources, String> {
+    let path = instance.config();
+    if std::fs::metadata(&path).is_ok_and(|found| found.file_type().is_fifo()) {
+        return Err(format!("{}: is a pipe: it would be waited for", path.display()));
+    }
+    read_sources(instance, flags)
 }
 
 fn overrides_of(overrides: &ServeOverrides) -> Vec<Override> {

@@ -244,8 +244,8 @@ impl Master {
     /// What there is to hand over.
     fn handover(&self) -> io::Result<Handover> {
         // The file as it is now, as a start would find it.
-        let sources =
-            serve::read_sources(&self.boot.instance, &self.boot.flags).map_err(io::Error::other)?;
+        let sources = serve::read_sources_again(&self.boot.instance, &self.boot.flags)
+            .map_err(io::Error::other)?;
         let [lock, control, worker, image] = self.boot.descriptors().map(|fd| fd.as_raw_fd());
         Ok(Handover {
             protocol: HANDOVER_PROTOCOL,
