@@ -3,9 +3,11 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -55,19 +57,49 @@ fn processes_are_told_apart_by_name() {
 }
 
 #[test]
-fn children_take_signals_and_ignore_none() {
-    let daemon = Daemon::start("");
+fn processes_take_signals_and_ignore_none() {
+    let mut daemon = Daemon::prepare("state", "");
+    let serve = daemon.serve_command();
+    // As under `nohup`, and worse: whoever starts it ignores what ends it.
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"trap "" HUP INT TERM USR1; exec "$0" "$@""#]);
+    command.arg(serve.get_program()).args(serve.get_args()).stdin(Stdio::null());
+    command.env_clear();
+    command.envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    daemon.start_by(command);
     let pids = daemon.all_up();
     // Rust's start ignores PIPE; the rest is what this test was started with.
     let given = signals(nix::unistd::getpid().as_raw(), "SigIgn") | bit(Signal::SIGPIPE);
-    for pid in pids.workers.iter().chain([&pids.broker]) {
+    for pid in pids.workers.iter().chain([&pids.broker, &pids.master]) {
         assert_eq!(signals(*pid, "SigBlk"), 0, "{}", name(*pid));
         // Whatever is ignored, commands would inherit.
         let ignored = signals(*pid, "SigIgn") & STANDARD;
         assert_eq!(ignored & !given, 0, "{} ignores {ignored:#x}", name(*pid));
+        for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGUSR1] {
+            assert_eq!(ignored & bit(signal), 0, "{} ignores {signal}", name(*pid));
+        }
         assert_ne!(signals(*pid, "SigCgt") & bit(Signal::SIGTERM), 0, "{}", name(*pid));
     }
-    assert_eq!(signals(pids.master, "SigBlk"), 0);
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.gone(SOON).success());
+}
+
+/// When memory is short the workers go first and the master last.
+#[test]
+fn the_master_is_the_last_to_go_when_memory_is_short() {
+    let daemon = Daemon::start("[workers]\nmin = 2\n");
+    let pids = daemon.all_up();
+    let score = |pid: i32| -> i32 {
+        let file = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+        file.trim_end().parse().unwrap()
+    };
+    let master = score(pids.master);
+    assert_eq!(master, score(nix::unistd::getpid().as_raw()), "as it was started");
+    assert_eq!(score(pids.broker), (master + 100).min(1000));
+    for worker in pids.workers {
+        assert_eq!(score(worker), (master + 500).min(1000));
+    }
 }
 
 #[test]
@@ -151,6 +183,51 @@ fn forty_deaths_leave_nothing_behind() {
     let restarts = number(&info, "/broker/restarts")
         + info["workers"].as_array().unwrap().iter().map(|w| number(w, "/restarts")).sum::<u64>();
     assert_eq!(restarts, 40, "{info}");
+}
+
+/// Reloads that replace all workers of a pool, until there were 300 and more.
+#[test]
+fn three_hundred_replacements_leave_nothing_behind() {
+    const WORKERS: usize = 8;
+    const RELOADS: usize = 38;
+    // What an allocator may keep once; a leak of a worker's table entry would be as much in an
+    // hour, and of one page a reload it is here.
+    const GROWTH_KIB_MAX: u64 = 128;
+    let daemon = Daemon::start(&format!(
+        "[workers]\nmin = {WORKERS}\nmax = {WORKERS}\nmax_surge = {WORKERS}\n"
+    ));
+    let reload = || {
+        daemon.ok(&["reload", "--wait"]);
+        daemon.info_when("the old ones have gone", |info| {
+            info["rolled"] == true && info["workers"].as_array().unwrap().len() == WORKERS
+        });
+    };
+    let anon_kib = |pid: i32| -> u64 {
+        status(pid, "RssAnon").trim_end_matches(" kB").parse().expect("a size")
+    };
+    // The first ones fill tables that stay.
+    (0..5).for_each(|_| reload());
+    let first = daemon.all_up();
+    let [master, broker] = [first.master, first.broker];
+    let before = [master, broker].map(|pid| descriptors(pid).len());
+    let anon_before = anon_kib(master);
+    let mut seen = BTreeSet::new();
+    for _ in 0..RELOADS {
+        reload();
+        seen.extend(daemon.all_up().workers);
+    }
+    assert_eq!(seen.len(), WORKERS * RELOADS, "each reload replaces each worker");
+    let last = daemon.all_up();
+    assert_eq!((last.master, last.broker), (master, broker));
+    eventually_eq(before, || [master, broker].map(|pid| descriptors(pid).len()));
+    eventually_eq(0, || zombies_of(master));
+    eventually_eq(WORKERS + 2, || tree(master).len());
+    let anon = anon_kib(master);
+    assert!(anon <= anon_before + GROWTH_KIB_MAX, "{anon_before} KiB became {anon} KiB");
+    let threads = fs::read_dir(format!("/proc/{master}/task")).unwrap().count();
+    assert_eq!(threads, 1);
+    let info = daemon.json(&["info"]);
+    assert!(info["workers"].as_array().unwrap().iter().all(|one| one["restarts"] == 0), "{info}");
 }
 
 #[test]
