@@ -10,12 +10,8 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 use support::{Daemon, SOON, json, number, text};
 
-/// Cargo builds the examples with the tests, next to the folder of this test's own file.
 fn checksums() -> PathBuf {
-    let own = std::env::current_exe().unwrap();
-    let path = own.parent().unwrap().parent().unwrap().join("examples/checksums");
-    assert!(path.exists(), "no {}: build it with `cargo build --examples`", path.display());
-    path
+    support::example("checksums")
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -60,7 +60,7 @@ impl Daemon {
     #[track_caller]
     pub(crate) fn start_program(program: &Path, config: &str) -> Self {
         let mut daemon = Self::prepare("state", config);
-        daemon.program = program.to_owned();
+        daemon.set_program(program);
         daemon.start_again();
         daemon
     }
@@ -74,6 +74,11 @@ impl Daemon {
         let serve_args = vec!["--config".to_owned(), config_file.to_string_lossy().into_owned()];
         let program = PathBuf::from(env!("CARGO_BIN_EXE_forq"));
         Self { program, client: None, folder, state_dir, serve_args, child: None }
+    }
+
+    /// Makes a daemon that is not up a user's own binary.
+    pub(crate) fn set_program(&mut self, program: &Path) {
+        self.program = program.to_owned();
     }
 
     /// Puts the state folder of a daemon that is not up elsewhere.

@@ -22,7 +22,7 @@ pub(crate) mod terminal;
 pub(crate) mod wire;
 
 use std::fmt::Debug;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,17 @@ pub(crate) fn command_of(program: &Path) -> Command {
     }
     command.env("NO_COLOR", "1");
     command
+}
+
+/// A user's own binary, one of the examples of `Cargo.toml`. Cargo builds them with the tests, next
+/// to the folder of the test's own file.
+#[track_caller]
+pub(crate) fn example(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("the test's own file");
+    let target = own.ancestors().nth(2).expect("two folders above");
+    let path = target.join("examples").join(name);
+    assert!(path.exists(), "no {}: build it with `cargo build --examples`", path.display());
+    path
 }
 
 /// What a command printed, and how it ended; for messages.
