@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use super::breaker::Breaker;
 use super::children::{Child, Slot};
 use super::fork::{self, Side};
 use super::lifeline;
@@ -152,6 +153,12 @@ impl Master {
             }
         }
         None
+    }
+
+    /// Whoever waits after failed boots is forked at once: their cause may be gone.
+    pub(super) fn forget_failed_boots(&mut self, now: Instant) {
+        self.breaker = Breaker::default();
+        self.workers.iter_mut().for_each(|slot| slot.forget_failures(now));
     }
 
     fn slot_mut(&mut self, place: usize) -> &mut Slot {

@@ -218,6 +218,15 @@ impl Slot {
         self.fork_after(policy::pause(self.strikes), now);
     }
 
+    /// Begins anew, without the pause that quick deaths have earned it.
+    pub(super) fn forget_failures(&mut self, now: Instant) {
+        self.strikes = 0;
+        if let Some(fork_at) = &mut self.fork_at {
+            *fork_at = now;
+            self.backoff = Duration::ZERO;
+        }
+    }
+
     fn fork_after(&mut self, pause: Duration, now: Instant) {
         self.backoff = pause;
         self.fork_at = Some(now + pause);

@@ -128,6 +128,7 @@ impl Master {
         self.boot.config = loaded.config;
         self.boot.sources = sources;
         self.sizing.rebound(&self.boot.config.workers);
+        self.forget_failed_boots(Instant::now());
         logging::set_level(&self.boot.config.log);
         if let Err(error) = limits::raise_open_files(&self.boot.config.workers) {
             tracing::error!("{error}");
