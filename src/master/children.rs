@@ -148,6 +148,11 @@ impl Child {
         self.end != End::No
     }
 
+    /// Whether it was told to end for no fault of its own.
+    pub(super) fn is_told_to_end(&self) -> bool {
+        matches!(self.end, End::Told { .. })
+    }
+
     /// Whether it is dying, and its place is to be filled again.
     pub(super) fn leaves_a_vacancy(&self) -> bool {
         matches!(self.end, End::Aborted { .. } | End::Killed { .. }) && self.drain == 0

@@ -96,13 +96,15 @@ impl Master {
         let slot = &mut self.workers[place];
         let Some(child) = slot.child.as_ref() else { return };
         let (pid, told, was_ready) = (child.pid, child.is_ending(), child.ready_at.is_some());
+        // One that hung in its boot until it was aborted has failed to boot.
+        let failed = !was_ready && !child.is_told_to_end();
         let mut cause = child.cause(cause);
         if !told && cause.signal.as_deref() == Some("SIGKILL") && self.oom.killed_lately(now) {
             cause.reason = Some(LossReason::Oom);
         }
         let Some(child) = slot.empty(&cause, now) else { return };
         let (number, how) = (slot.number, slot.last_exit().to_owned());
-        if !was_ready && !told {
+        if failed {
             self.breaker.failed(&how, now);
         }
         if self.phase.is_stopping() || (told && child.drain != 0) {
