@@ -104,6 +104,8 @@ pub(crate) struct Core {
     new_config: Vec<u8>,
     /// What clients asked of the master.
     asked: BTreeMap<u64, ReplyTo>,
+    /// The last number among them.
+    last_asker: u64,
     /// The master knows that tasks wait and no worker is there.
     urgent_told: bool,
     instance: i64,

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::clients::ReplyTo;
-use super::{Core, start};
+use super::{Core, now_ms, start};
 use crate::config;
 use crate::protocol::control::{Refusal, RefusalKind, Reply};
 use crate::protocol::lifeline::{Ask, Asker, FromBroker};
@@ -13,7 +13,9 @@ impl Core {
     /// Passes on what only the master can do.
     pub(super) fn ask_master(&mut self, to: ReplyTo, request: Uuid, ask: Ask) {
         self.asked.retain(|_, to| !to.is_closed());
-        let number = self.asked.last_key_value().map_or(0, |(number, _)| number + 1);
+        // Never one that was used before, also by an earlier broker: its answer may yet come.
+        self.last_asker = (self.last_asker + 1).max(now_ms().unsigned_abs() << 20);
+        let number = self.last_asker;
         self.asked.insert(number, to);
         let asker = Asker { number, request: request.as_u128() };
         self.to_master.send(&FromBroker::Asked { asker, ask });

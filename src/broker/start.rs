@@ -119,6 +119,7 @@ async fn serve(start: Start) -> io::Result<()> {
         input_bytes_max: Rc::new(Cell::new(start.config.queue.input_bytes_max)),
         new_config: Vec::new(),
         asked: BTreeMap::new(),
+        last_asker: 0,
         urgent_told: false,
         sources: start.sources,
         config: start.config,
