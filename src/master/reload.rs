@@ -9,6 +9,7 @@ use super::births::Born;
 use super::checker::Check;
 use super::fork::{self, Side};
 use super::lifeline::{self, Lifeline};
+use super::phase::Phase;
 use super::requests::Askers;
 use super::supervise::Master;
 use super::{limits, logging, serve};
@@ -61,7 +62,9 @@ impl Reload {
 impl Master {
     /// Begins the check that was asked for. `Some`: this is the child that does it.
     pub(super) fn fork_config_check(&mut self, now: Instant) -> Option<Born> {
-        if self.reload.asked.is_empty() || self.reload.check.is_some() {
+        // A new build is told from the old by its generation, until its broker is ready.
+        let waits = self.reload.check.is_some() || matches!(self.phase, Phase::Upgrading { .. });
+        if self.reload.asked.is_empty() || waits {
             return None;
         }
         let askers = std::mem::take(&mut self.reload.asked);
