@@ -4,10 +4,10 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use super::breaker::Breaker;
 use super::children::{Child, Slot};
 use super::fork::{self, Side};
 use super::lifeline;
+use super::rules::breaker::Breaker;
 use super::rules::phase::Phase;
 use super::rules::roll::{self, Member, Step, Target};
 use super::stop::TERM_MAX;
