@@ -27,13 +27,6 @@ static LEVEL: OnceLock<Level> = OnceLock::new();
 /// Empty when the log goes to standard error.
 static FILE: OnceLock<Arc<LogFile>> = OnceLock::new();
 
-/// Whether the log could be started with this. The error is one sentence.
-pub(super) fn check(log: &Log) -> Result<(), String> {
-    log.file.as_ref().map_or(Ok(()), |path| {
-        LogFile::open(path).map(drop).map_err(|error| cannot_open(path, &error))
-    })
-}
-
 /// Starts logging. The error is one sentence.
 pub(super) fn start(log: &Log) -> Result<(), String> {
     let writer = match &log.file {
@@ -47,6 +40,20 @@ pub(super) fn start(log: &Log) -> Result<(), String> {
     subscriber.try_init().map_err(|error| format!("cannot start the log: {error}"))?;
     LEVEL.get_or_init(|| level);
     Ok(())
+}
+
+/// As [`start`], in an image that must not fail: without its file it writes to standard error.
+pub(super) fn start_anyhow(log: &Log) {
+    if let Err(error) = start(log) {
+        let _ = start(&Log { file: None, ..log.clone() });
+        tracing::error!("{error}: the log goes to standard error");
+    }
+}
+
+/// Whether the log could be started. The error is one sentence.
+pub(super) fn check(log: &Log) -> Result<(), String> {
+    let open = |path: &PathBuf| append_to(path).map(drop).map_err(|e| cannot_open(path, &e));
+    log.file.as_ref().map_or(Ok(()), open)
 }
 
 /// Opens the log's path again, in this process: the file there may be another one by now. If that

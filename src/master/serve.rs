@@ -73,10 +73,12 @@ pub(super) struct Configured {
 }
 
 impl Configured {
+    /// `must_work`: what a child would fail on is an error, too.
     fn new(
         instance: &Instance,
         overrides: &ServeOverrides,
         users: Registry,
+        must_work: bool,
         read: impl FnOnce(&[Override]) -> Result<Sources, String>,
     ) -> Result<Self, String> {
         let flags = overrides_of(overrides);
@@ -86,9 +88,11 @@ impl Configured {
             tell(&format!("warning: {warning}"));
         }
         let config = loaded.config;
-        // Known now rather than by workers that cannot start.
-        worker::kinds::with_built_in(&users, &config, true)?;
-        limits::raise_open_files(&config.workers)?;
+        if must_work {
+            // Known now rather than by workers that cannot start.
+            worker::kinds::with_built_in(&users, &config, true)?;
+            limits::raise_open_files(&config.workers)?;
+        }
         let image = Image::of_this_process()
             .map_err(|error| format!("cannot tell how this process was started: {error}"))?;
         Ok(Self { instance: instance.clone(), config, sources, flags, image, users })
@@ -141,7 +145,7 @@ fn start(
     users: Registry,
 ) -> Result<Option<Master>, String> {
     let configured =
-        Configured::new(instance, overrides, users, |flags| read_sources(instance, flags))?;
+        Configured::new(instance, overrides, users, true, |flags| read_sources(instance, flags))?;
     files::make_dir(&instance.state_dir)?;
     let lock = files::lock(instance)?;
     logging::start(&configured.config.log)?;
@@ -162,24 +166,22 @@ fn take_over(
     overrides: &ServeOverrides,
     users: Registry,
 ) -> Result<Option<Master>, String> {
+    // One that comes back was at work under this, and there is no other way.
+    let must_work = !matches!(left, Left::All { failed: Some(_), .. });
     let configure = |text: Option<String>| {
-        Configured::new(instance, overrides, users, |flags| handed_sources(instance, flags, text))
+        let sources = |flags: &[Override]| handed_sources(instance, flags, text);
+        Configured::new(instance, overrides, users, must_work, sources)
     };
     match left {
         Left::Check { handover, lifeline } => {
             let configure = |text| {
-                let configured = configure(text)?;
-                logging::check(&configured.config.log).map(|()| configured)
+                configure(text).and_then(|new| logging::check(&new.config.log).map(|()| new))
             };
             adopt::check(handover, &lifeline, configure).map(|()| None)
         }
         Left::All { mut file, failed } => {
             let handover = Handover::read(&mut file);
-            let ready = handover.and_then(|left| {
-                let configured = configure(left.config.clone())?;
-                logging::start(&configured.config.log)?;
-                Ok((configured, left))
-            });
+            let ready = handover.and_then(|left| Ok((configure(left.config.clone())?, left)));
             let (configured, left) = match ready {
                 Ok(ready) => ready,
                 Err(error) => {
@@ -187,6 +189,7 @@ fn take_over(
                     return Err(format!("{error}; and there is no way back: {back:?}"));
                 }
             };
+            logging::start_anyhow(&configured.config.log);
             adopted(configured, left, failed)
                 .map(Some)
                 .map_err(|error| format!("cannot take over: {error}"))

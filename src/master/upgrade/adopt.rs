@@ -1,6 +1,5 @@
 //! The other side of an upgrade: a new image takes over what the one before left.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::RawFd;
@@ -12,7 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::handover::{
     CHECK_VARIABLE, FAILED_VARIABLE, HANDOVER_VARIABLE, Handover, Image, SlotLeft, environment,
 };
-use super::{CLOSE_MAX, Upgrade};
+use super::{CLOSE_MAX, Upgrade, WayBack};
 use crate::master::children::{Child, Slot};
 use crate::master::fork;
 use crate::master::lifeline;
@@ -68,14 +67,18 @@ pub(crate) fn check(
 /// Runs the image that handed over again: this one cannot take over after all. Comes back only if
 /// that fails, too.
 pub(crate) fn go_back(file: &mut File, why: &str) -> Option<io::Error> {
-    let image = Handover::read(file).ok()?.image?;
+    let mut handover = Handover::read(file).ok()?;
+    let image = fork::adopt(handover.image.take()?).ok()?;
+    // As it was there, and with no second way: it would not end.
+    handover.config = handover.config_before.take();
     let back = || -> io::Result<std::convert::Infallible> {
         use std::os::fd::AsRawFd;
+        let file = handover.write()?;
         let variables =
             [(HANDOVER_VARIABLE, file.as_raw_fd().to_string()), (FAILED_VARIABLE, why.to_owned())];
-        fork::hand_on(&*file, true)?;
+        fork::hand_on(&file, true)?;
         let arguments = Image::of_this_process()?.arguments;
-        let path = CString::new(format!("/proc/self/fd/{image}"))?;
+        let path = Image::own_path(&image)?;
         Err(fork::exec(&path, &arguments, &environment(&variables)?).into())
     };
     match back() {
@@ -107,7 +110,9 @@ impl Master {
         now: Instant,
     ) -> io::Result<Self> {
         let until = now + CLOSE_MAX + boot.config.workers.boot_timeout;
-        let way_back = left.image.map(fork::adopt).transpose()?;
+        let image = left.image.map(fork::adopt).transpose()?;
+        let config = left.config_before;
+        let way_back = image.map(|image| WayBack { image, config });
         let mut master = Self::new(boot, signals, now);
         master.upgrade = Upgrade::begun(way_back.filter(|_| failed.is_none()), failed);
         master.last_serial = left.last_serial;

@@ -40,6 +40,10 @@ pub(crate) struct Handover {
     pub(crate) number: i64,
     /// The configuration file as it was read for this; absent if there is none.
     pub(crate) config: Option<String>,
+    /// The configuration file that this image was under, for the way back: the new one may be what
+    /// only the new build understands. A build before this field knows no way back.
+    #[serde(default)]
+    pub(crate) config_before: Option<String>,
     pub(crate) lock: RawFd,
     pub(crate) control: RawFd,
     pub(crate) worker: RawFd,

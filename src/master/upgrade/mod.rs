@@ -44,14 +44,26 @@ pub(crate) struct Upgrade {
     asked: Askers,
     check: Option<Check>,
     /// The build before this one, while it is not certain that this one serves.
-    way_back: Option<OwnedFd>,
+    way_back: Option<WayBack>,
     /// Why the last one came to nothing, if it did.
     pub(crate) error: Option<String>,
 }
 
+/// An upgrade that was given up: why, and the configuration file of the image that comes back.
+struct Failed {
+    why: String,
+    config: Option<String>,
+}
+
+/// The build before this one, and the configuration file that it was under.
+pub(crate) struct WayBack {
+    pub(crate) image: OwnedFd,
+    pub(crate) config: Option<String>,
+}
+
 impl Upgrade {
     /// In a new image: the way back, or why this image is here again.
-    pub(crate) fn begun(way_back: Option<OwnedFd>, error: Option<String>) -> Self {
+    pub(crate) fn begun(way_back: Option<WayBack>, error: Option<String>) -> Self {
         Self { way_back, error, ..Self::default() }
     }
 
@@ -103,8 +115,8 @@ impl Master {
         }
         let askers = std::mem::take(&mut self.upgrade.asked);
         self.upgrade.error = None;
-        let forked = self.handover().and_then(|handover| {
-            let file = handover.write()?;
+        let forked = self.config_now().and_then(|config| {
+            let file = self.handover(config).write()?;
             let pair = lifeline::pair()?;
             Ok((file, pair, fork::fork()?))
         });
@@ -176,7 +188,7 @@ impl Master {
             deaths.then(|| format!("its broker does not start: {}", self.broker.last_exit()))
         });
         let Some(why) = gave_up else { return };
-        let Some(image) = self.upgrade.way_back.take() else {
+        let Some(WayBack { image, config }) = self.upgrade.way_back.take() else {
             // There is none: it is a broker that does not start, like any other.
             return self.enter(Phase::Running);
         };
@@ -187,9 +199,8 @@ impl Master {
         }
         let error = match Image::own_path(&image) {
             Ok(path) => {
-                let keep = fork::hand_on(&image, true);
                 let why = format!("forq {version} does not serve: {why}");
-                keep.map_or_else(io::Error::from, |()| self.become_image(&path, Some(why)))
+                self.become_image(&path, Some(Failed { why, config }))
             }
             Err(error) => error,
         };
@@ -198,7 +209,7 @@ impl Master {
     }
 
     /// Hands everything to the image at `path` and becomes it. `failed`: an upgrade was given up.
-    fn become_image(&mut self, path: &CString, failed: Option<String>) -> io::Error {
+    fn become_image(&mut self, path: &CString, failed: Option<Failed>) -> io::Error {
         self.hear_children();
         fork::block_signals();
         self.signals.pass_on();
@@ -214,16 +225,19 @@ impl Master {
     fn exec_image(
         &mut self,
         path: &CString,
-        failed: Option<String>,
+        failed: Option<Failed>,
     ) -> io::Result<std::convert::Infallible> {
-        let mut handover = self.handover()?;
-        if failed.is_some() {
-            // No second way: the old build stays, whatever becomes of its broker.
-            handover.image = None;
-        }
+        let mut variables = Vec::new();
+        let handover = match failed {
+            None => self.handover(self.config_now()?),
+            Some(Failed { why, config }) => {
+                variables.push((FAILED_VARIABLE, why));
+                // No second way: the old build stays, whatever becomes of its broker.
+                Handover { image: None, ..self.handover(config) }
+            }
+        };
         let file = handover.write()?;
-        let mut variables = vec![(HANDOVER_VARIABLE, file.as_raw_fd().to_string())];
-        variables.extend(failed.map(|why| (FAILED_VARIABLE, why)));
+        variables.push((HANDOVER_VARIABLE, file.as_raw_fd().to_string()));
         let environment = environment(&variables)?;
         fork::hand_on(&file, true)?;
         self.hand_on_all(true);
@@ -241,18 +255,23 @@ impl Master {
         }
     }
 
-    /// What there is to hand over.
-    fn handover(&self) -> io::Result<Handover> {
-        // The file as it is now, as a start would find it.
-        let sources = serve::read_sources_again(&self.boot.instance, &self.boot.flags)
-            .map_err(io::Error::other)?;
+    /// The configuration file as it is now, as a start would find it.
+    fn config_now(&self) -> io::Result<Option<String>> {
+        let sources = serve::read_sources_again(&self.boot.instance, &self.boot.flags);
+        Ok(sources.map_err(io::Error::other)?.file.map(|(_, text)| text))
+    }
+
+    /// What there is to hand over, beside the configuration file.
+    fn handover(&self, config: Option<String>) -> Handover {
+        let config_before = self.boot.sources.file.as_ref().map(|(_, text)| text.clone());
         let [lock, control, worker, image] = self.boot.descriptors().map(|fd| fd.as_raw_fd());
-        Ok(Handover {
+        Handover {
             protocol: HANDOVER_PROTOCOL,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             schema: SCHEMA_VERSION,
             number: self.boot.number,
-            config: sources.file.map(|(_, text)| text),
+            config,
+            config_before,
             lock,
             control,
             worker,
@@ -266,7 +285,7 @@ impl Master {
             done: self.done.to_vec(),
             broker: self.broker.left(),
             workers: self.workers.iter().map(Slot::left).collect(),
-        })
+        }
     }
 }
 
