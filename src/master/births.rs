@@ -10,7 +10,6 @@ use super::lifeline;
 use super::rules::breaker::Breaker;
 use super::rules::phase::Phase;
 use super::rules::roll::{self, Member, Step, Target};
-use super::stop::TERM_MAX;
 use super::supervise::Master;
 use crate::config::Sources;
 
@@ -58,10 +57,10 @@ impl Master {
                         slot.give_up();
                     }
                 }
-                Step::TakeBack(number) => self.set_drain(number, 0, now),
+                Step::TakeBack(number) => self.set_drain(number, 0),
                 Step::Drain(number) => {
                     self.last_drain = self.last_drain.wrapping_add(1).max(1);
-                    self.set_drain(number, self.last_drain, now);
+                    self.set_drain(number, self.last_drain);
                 }
             }
         }
@@ -104,14 +103,12 @@ impl Master {
         &mut self.workers[place]
     }
 
-    fn set_drain(&mut self, number: u32, drain: u32, now: Instant) {
+    fn set_drain(&mut self, number: u32, drain: u32) {
         let slot = self.workers.iter_mut().find(|slot| slot.number == number);
         let Some(child) = slot.and_then(|slot| slot.child.as_mut()) else { return };
+        // One that has not said that it is ready may have a task already: its first word to the
+        // broker may be faster. So it ends like any other, when the broker says that it may.
         child.drain = drain;
-        if child.ready_at.is_none() && drain != 0 {
-            // It has had no task yet.
-            child.terminate(TERM_MAX, now);
-        }
     }
 
     /// When this slot's child may be forked; `None`: not now, or there need be none.
