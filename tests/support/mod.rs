@@ -97,7 +97,7 @@ pub(crate) fn eventually_eq<T: PartialEq + Debug>(expected: T, mut probe: impl F
         if found == expected {
             return;
         }
-        assert!(Instant::now() < deadline, "not within {SOON:?}: {found:?} became {expected:?}");
+        assert!(Instant::now() < deadline, "after {SOON:?} it is {found:?}, not {expected:?}");
         pause(Duration::from_millis(5));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A process, told apart from a later one with the same pid by its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,9 +104,20 @@ pub(crate) fn descriptors(pid: i32) -> BTreeMap<i32, PathBuf> {
 
 /// The inodes of the sockets of this machine that listen at a path.
 pub(crate) fn listening_sockets() -> Vec<String> {
-    // Num RefCount Protocol Flags Type St Inode Path; the flag is SO_ACCEPTCON.
+    // The flag is SO_ACCEPTCON.
+    let listening = unix_sockets().into_iter().filter(|row| row[3] == "00010000");
+    listening.filter_map(|row| row.get(6).cloned()).collect()
+}
+
+/// How many connections that were accepted at a path are still open.
+pub(crate) fn accepted_at(path: &Path) -> usize {
+    let at_path = |row: &&Vec<String>| row.get(7).is_some_and(|at| Path::new(at) == path);
+    unix_sockets().iter().filter(at_path).filter(|row| row[3] != "00010000").count()
+}
+
+/// The rows of the kernel's table: Num RefCount Protocol Flags Type St Inode Path.
+fn unix_sockets() -> Vec<Vec<String>> {
     let table = fs::read_to_string("/proc/net/unix").expect("a table of sockets");
-    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let listening = rows.filter(|row| row.get(3) == Some(&"00010000"));
-    listening.filter_map(|row| row.get(6).map(|inode| (*inode).to_owned())).collect()
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();
+    table.lines().skip(1).map(words).collect()
 }
