@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::task::{Cause, ErrorKind, TaskError, TaskId, Usage};
+use crate::worker::calls::Calls;
 
 /// What a running handler tells the people who follow its task.
 #[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
@@ -47,9 +48,17 @@ pub struct Context {
     pub attempt: u32,
     /// Where events go; use [`Context::text`] and [`Context::data`].
     pub sink: Arc<dyn EventSink>,
+    /// What it may call.
+    pub(crate) calls: Calls,
 }
 
 impl Context {
+    /// The context of an attempt that runs without a daemon, as in a test of a handler: its calls
+    /// are limited by nobody.
+    pub fn new(task: TaskId, attempt: u32, sink: Arc<dyn EventSink>) -> Self {
+        Self { task, attempt, sink, calls: Calls::free(u32::MAX) }
+    }
+
     /// Tells followers a piece of text.
     pub fn text(&self, text: impl Into<String>) {
         self.sink.emit(Event::Text { text: text.into() });
@@ -59,6 +68,19 @@ impl Context {
     pub fn data(&self, data: serde_json::Value) {
         self.sink.emit(Event::Data { data: Box::new(data) });
     }
+}
+
+/// What a task needs besides a free slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// The chain of servers that its first call goes through; empty: it calls nobody that is
+    /// limited.
+    pub gate: String,
+    /// Tokens that a call will probably take.
+    pub tokens: u64,
+    /// Stands for everything in the request that its answer depends on, if an answer may be given
+    /// again to an equal one.
+    pub cache_key: Option<u128>,
 }
 
 /// What a handler gives back.
@@ -128,6 +150,11 @@ pub trait Handler {
     /// error names the field.
     fn check(&self, input: &RawValue) -> Result<(), String>;
 
+    /// Checks like [`check`](Handler::check), and says what the task needs. Asked in its place.
+    fn needs(&self, input: &RawValue) -> Result<Needs, String> {
+        self.check(input).map(|()| Needs::default())
+    }
+
     /// Runs one attempt. Called on the worker's event loop: it must not block.
     fn run(&self, context: Context, input: Box<RawValue>) -> HandlerFuture;
 }
@@ -158,8 +185,13 @@ impl Registry {
 
     /// Checks a task's kind and input; the error is one sentence with the cure.
     pub fn check(&self, kind: &str, input: &RawValue) -> Result<(), String> {
+        self.needs(kind, input).map(drop)
+    }
+
+    /// Checks a task's kind and input, and says what it needs to run.
+    pub fn needs(&self, kind: &str, input: &RawValue) -> Result<Needs, String> {
         match self.get(kind) {
-            Some(handler) => handler.check(input).map_err(|error| format!("{kind}: {error}")),
+            Some(handler) => handler.needs(input).map_err(|error| format!("{kind}: {error}")),
             None => {
                 let known: Vec<_> = self.handlers.keys().map(String::as_str).collect();
                 Err(format!("unknown kind '{kind}': this daemon knows {}", known.join(", ")))

@@ -135,6 +135,7 @@ impl Core {
                         worker.capacity = capacity;
                     }
                 }
+                ToBroker::Permits { .. } | ToBroker::Ask(_) | ToBroker::Settled(_) => {}
                 ToBroker::Hello(_) => {}
             },
             Input::WorkerGone { connection, serial } => self.worker_gone(connection, serial),

@@ -14,7 +14,7 @@ use super::outbox::Outbox;
 use crate::config::INPUT_BYTES_MAX;
 use crate::protocol::codec;
 use crate::protocol::frame::FRAME_OVERHEAD_BYTES;
-use crate::protocol::link::{LINK_PROTOCOL, ToBroker};
+use crate::protocol::link::{LINK_PROTOCOL, LINK_PROTOCOL_MIN, ToBroker};
 
 /// How long a connection from an unknown pid is parked: a child may be faster than its name.
 const PARKED_MAX: Duration = Duration::from_secs(1);
@@ -40,6 +40,10 @@ pub(crate) async fn accept(listener: UnixListener, inputs: UnboundedSender<Input
             }
         }
     }
+}
+
+fn speaks(protocol: u32) -> bool {
+    (LINK_PROTOCOL_MIN..=LINK_PROTOCOL).contains(&protocol)
 }
 
 async fn serve(stream: UnixStream, connection: u64, inputs: UnboundedSender<Input>) {
@@ -69,7 +73,7 @@ async fn serve(stream: UnixStream, connection: u64, inputs: UnboundedSender<Inpu
             }
         };
         let message = match codec::decode::<ToBroker>(&frame) {
-            Ok(ToBroker::Hello(hello)) if hello.protocol != LINK_PROTOCOL => {
+            Ok(ToBroker::Hello(hello)) if !speaks(hello.protocol) => {
                 tracing::warn!("worker {pid} speaks protocol {}: let go", hello.protocol);
                 break;
             }

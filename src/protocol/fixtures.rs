@@ -18,7 +18,7 @@ use std::fmt::{Debug, Write};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{codec, lifeline, link};
+use super::{calls, codec, lifeline, link};
 use crate::task::{Cause, ErrorKind, LossReason, TaskError, TaskId, Usage};
 
 /// One message a line: its type and variant, then its bytes.
@@ -89,6 +89,11 @@ fn variants_of<T: DeserializeOwned>() -> usize {
 }
 
 const RUN: link::Run = link::Run { seq: 70_000, attempt: 3 };
+const USAGE: Usage = Usage { prompt_tokens: 1, completion_tokens: 300, total_tokens: 70_000 };
+
+fn grant() -> calls::Grant {
+    calls::Grant { permit: 1 << 40, server: "p".to_owned(), tokens: 70_000 }
+}
 
 fn cause(reason: LossReason) -> Cause {
     Cause { signal: Some("SIGABRT".to_owned()), exit_code: Some(-1), reason: Some(reason) }
@@ -96,7 +101,7 @@ fn cause(reason: LossReason) -> Cause {
 
 fn hello() -> link::Hello {
     link::Hello {
-        protocol: link::LINK_PROTOCOL,
+        protocol: 1,
         build: "0.1.0".to_owned(),
         slot: 2,
         serial: 1 << 40,
@@ -107,7 +112,6 @@ fn hello() -> link::Hello {
 }
 
 fn outcomes() -> Vec<link::Outcome> {
-    let usage = Usage { prompt_tokens: 1, completion_tokens: 300, total_tokens: 70_000 };
     let error = TaskError {
         kind: ErrorKind::Provider,
         message: "mäßig".to_owned(),
@@ -115,7 +119,7 @@ fn outcomes() -> Vec<link::Outcome> {
         cause: Some(cause(LossReason::Heartbeat)),
     };
     vec![
-        link::Outcome::Succeeded { output: "{\"a\":1}".to_owned(), usage: Some(usage) },
+        link::Outcome::Succeeded { output: "{\"a\":1}".to_owned(), usage: Some(USAGE) },
         link::Outcome::Failed { error, retry_after_ms: Some(1500) },
         link::Outcome::Cancelled,
     ]
@@ -137,19 +141,46 @@ fn between_worker_and_broker() {
                 events: vec![event(1, text.clone()), event(1 << 20, data.clone())],
             },
             link::ToBroker::Done(link::Done { run: RUN, run_ms: 1234, outcome }),
+            link::ToBroker::Permits { held: vec![(RUN, grant())] },
+            link::ToBroker::Ask(calls::Ask {
+                run: RUN,
+                number: 2,
+                servers: vec!["local".to_owned(), "search/jina".to_owned()],
+                tokens: 300,
+            }),
+            link::ToBroker::Settled(calls::Settled {
+                run: RUN,
+                grant: grant(),
+                model: "m".to_owned(),
+                outcome: calls::CallOutcome::Failed,
+                usage: Some(USAGE),
+                closed_ms: Some(1500),
+            }),
         ],
     );
     let id = TaskId(uuid::Uuid::from_u128(0x0199_aabb_ccdd_7eee_8fff_0123_4567_89ab));
     let (kind, input) = ("chat".to_owned(), "{}".to_owned());
+    let start = link::Start { run: RUN, id, kind, input, timeout_ms: 600_000 };
     lines.check(
         "link::ToWorker",
         &[
-            link::ToWorker::Run(link::Start { run: RUN, id, kind, input, timeout_ms: 600_000 }),
+            link::ToWorker::Run(start.clone()),
             link::ToWorker::Cancel(RUN),
             link::ToWorker::Ack { runs: vec![RUN] },
             link::ToWorker::Drain,
+            link::ToWorker::Begin(calls::Begin {
+                start,
+                grant: Some(grant()),
+                calls_max: 3,
+                cached: Some("{}".to_owned()),
+            }),
+            link::ToWorker::Answered(calls::Answered { run: RUN, number: 2, result: Ok(grant()) }),
         ],
     );
+    lines.check("link::CallOutcome", &{
+        use calls::CallOutcome::*;
+        [Succeeded, Failed, Refused, Abandoned]
+    });
     lines.check("link::Outcome", &outcomes());
     lines.check("link::EventBody", &[text, data]);
     lines.check("link::ErrorKind", &{

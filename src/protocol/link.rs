@@ -5,11 +5,16 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::calls::{Answered, Ask, Begin, Grant, Settled};
 use crate::handler::Event;
 use crate::task::{TaskError, TaskId, Usage};
 
-/// The version of this protocol.
-pub const LINK_PROTOCOL: u32 = 1;
+/// The version of this protocol. Version 2 knows permits: what it adds stands at the end of each
+/// enum, and only [`ToWorker::Begin`] may come unasked, so a worker of version 1 is sent
+/// [`ToWorker::Run`] instead.
+pub const LINK_PROTOCOL: u32 = 2;
+/// The oldest version that a broker still speaks: that of workers which an upgrade found.
+pub const LINK_PROTOCOL_MIN: u32 = 1;
 
 /// The store's number of a task: what the processes call it among themselves.
 pub type Seq = i64;
@@ -40,6 +45,15 @@ pub enum ToBroker {
     },
     /// An attempt ended. Kept and sent again until it is acknowledged.
     Done(Done),
+    /// Second on every connection: the permits of calls that are under way.
+    Permits {
+        /// Each with its attempt.
+        held: Vec<(Run, Grant)>,
+    },
+    /// A running attempt wants to call.
+    Ask(Ask),
+    /// A call ended.
+    Settled(Settled),
 }
 
 /// A worker's first words.
@@ -146,6 +160,10 @@ pub enum ToWorker {
     },
     /// No more will come: end when nothing is held.
     Drain,
+    /// Start this attempt, with what it may call.
+    Begin(Begin),
+    /// The answer to an [`Ask`].
+    Answered(Answered),
 }
 
 /// An attempt to start.

@@ -2,11 +2,12 @@
 //!
 //! * [`control`]: clients and broker; length-framed JSON, since a client and a daemon may differ
 //!   in age.
-//! * [`link`]: broker and workers; length-framed bincode.
+//! * [`link`]: broker and workers; length-framed bincode; [`calls`]: what of it is about calls.
 //! * [`lifeline`]: master and children; bincode, a message a packet.
 //! * [`frame`]: the length prefix and its limits.
 //! * [`codec`]: bincode, in one place.
 
+pub mod calls;
 pub mod codec;
 pub mod control;
 #[cfg(test)]

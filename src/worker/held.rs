@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::calls::Calls;
 use crate::handler::{Event, EventSink};
-use crate::protocol::link::{Done, EventBody, Outcome, Run, TaskEvent};
+use crate::protocol::calls::{Answered, Begin, Grant};
+use crate::protocol::link::{Done, EventBody, Outcome, Run, TaskEvent, ToBroker};
 
 /// Events that are kept of one attempt until its result is acknowledged; older ones give way,
 /// and the jump in their numbers tells of it.
@@ -22,6 +24,16 @@ pub(super) struct Wake {
     pub(super) changed: Notify,
     /// Attempts with events that were not sent.
     dirty: Mutex<Vec<Run>>,
+    /// Attempts whose calls were not told.
+    calls: Mutex<Vec<Run>>,
+}
+
+impl Wake {
+    /// An attempt has something to say about its calls.
+    pub(super) fn calls(&self, run: Run) {
+        lock(&self.calls).push(run);
+        self.changed.notify_one();
+    }
 }
 
 /// All that a worker holds.
@@ -37,24 +49,31 @@ struct Holding {
     /// Wakes the runner to drop its handler.
     cancel: Rc<Notify>,
     log: Arc<EventLog>,
+    calls: Calls,
     done: Option<Done>,
+}
+
+/// What an attempt that starts is given.
+pub(super) struct Started {
+    pub(super) cancel: Rc<Notify>,
+    pub(super) log: Arc<EventLog>,
+    pub(super) calls: Calls,
 }
 
 impl Held {
     /// Holds an attempt that starts. `None` if it is held already: a start that came twice.
-    pub(super) fn start(
-        &mut self,
-        run: Run,
-        wake: &Arc<Wake>,
-    ) -> Option<(Rc<Notify>, Arc<EventLog>)> {
+    pub(super) fn start(&mut self, begin: &mut Begin, wake: &Arc<Wake>) -> Option<Started> {
+        let run = begin.start.run;
         if self.runs.contains_key(&run) {
             return None;
         }
         let cancel = Rc::new(Notify::new());
         let log = Arc::new(EventLog { run, kept: Mutex::default(), wake: Arc::clone(wake) });
-        let holding = Holding { cancel: Rc::clone(&cancel), log: Arc::clone(&log), done: None };
-        self.runs.insert(run, holding);
-        Some((cancel, log))
+        let calls = Calls::begin(begin, wake);
+        let started =
+            Started { cancel: Rc::clone(&cancel), log: Arc::clone(&log), calls: calls.clone() };
+        self.runs.insert(run, Holding { cancel, log, calls, done: None });
+        Some(started)
     }
 
     /// Keeps a result.
@@ -74,6 +93,24 @@ impl Held {
         }
     }
 
+    /// The broker answers an ask of an attempt.
+    pub(super) fn answered(&self, answered: Answered) {
+        if let Some(holding) = self.runs.get(&answered.run) {
+            holding.calls.answered(answered);
+        }
+    }
+
+    /// What attempts have to say about their calls and have not said on this connection.
+    pub(super) fn take_calls(&self, wake: &Wake) -> Vec<ToBroker> {
+        let mut said = Vec::new();
+        for run in std::mem::take(&mut *lock(&wake.calls)) {
+            if let Some(holding) = self.runs.get(&run) {
+                holding.calls.take_unsent(&mut said);
+            }
+        }
+        said
+    }
+
     /// Forgets a result that is on disk.
     pub(super) fn acknowledged(&mut self, run: Run) {
         if let Some(holding) = self.runs.remove(&run)
@@ -84,17 +121,19 @@ impl Held {
     }
 
     /// Everything is to be sent again: there is a new connection.
-    pub(super) fn reconnected(&mut self) -> Vec<Run> {
+    pub(super) fn reconnected(&mut self) -> (Vec<Run>, Vec<(Run, Grant)>) {
         self.unsent = self
             .runs
             .iter()
             .filter(|(_, holding)| holding.done.is_some())
             .map(|(run, _)| *run)
             .collect();
+        let mut permits = Vec::new();
         for holding in self.runs.values() {
             holding.log.send_again();
+            permits.extend(holding.calls.reconnected());
         }
-        self.runs.keys().copied().collect()
+        (self.runs.keys().copied().collect(), permits)
     }
 
     /// Events that were not sent on this connection.
@@ -213,13 +252,18 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::link::Start;
+    use crate::task::TaskId;
 
     const RUN: Run = Run { seq: 7, attempt: 1 };
 
     fn held() -> (Held, Arc<EventLog>) {
+        let (kind, input) = ("noop".to_owned(), "{}".to_owned());
+        let start = Start { run: RUN, id: TaskId::new(), kind, input, timeout_ms: 1000 };
+        let mut begin = Begin { start, grant: None, calls_max: 1, cached: None };
         let mut held = Held::default();
-        let (_, log) = held.start(RUN, &Arc::default()).unwrap();
-        (held, log)
+        let started = held.start(&mut begin, &Arc::default()).unwrap();
+        (held, started.log)
     }
 
     fn sent(held: &Held, log: &EventLog) -> Vec<TaskEvent> {
@@ -237,7 +281,7 @@ mod tests {
         held.finish(done.clone());
         assert_eq!(held.take_result(), Some(done.clone()));
         assert_eq!(held.take_result(), None);
-        assert_eq!(held.reconnected(), [RUN]);
+        assert_eq!(held.reconnected().0, [RUN]);
         assert_eq!(held.take_result(), Some(done));
         held.acknowledged(RUN);
         assert!(held.is_empty());

@@ -17,9 +17,10 @@ use super::held::{Held, Wake};
 use super::runner;
 use crate::handler::Registry;
 use crate::instance::SocketPath;
+use crate::protocol::calls::Begin;
 use crate::protocol::codec;
 use crate::protocol::frame::take_frame;
-use crate::protocol::link::{Hello, LINK_PROTOCOL, Start, TaskEvent, ToBroker, ToWorker};
+use crate::protocol::link::{Hello, LINK_PROTOCOL, TaskEvent, ToBroker, ToWorker};
 
 /// The pause between two tries to reach a broker; the first tries come faster.
 const RECONNECT_MAX: Duration = Duration::from_millis(200);
@@ -81,7 +82,7 @@ impl Link {
 
     /// One connection. `true`: drained.
     async fn talk(&self, stream: UnixStream, state: &Rc<State>) -> io::Result<bool> {
-        let holds = state.held.borrow_mut().reconnected();
+        let (holds, held) = state.held.borrow_mut().reconnected();
         let (mut from_broker, mut to_broker) = stream.into_split();
         let hello = ToBroker::Hello(Hello {
             protocol: LINK_PROTOCOL,
@@ -94,6 +95,7 @@ impl Link {
         });
         let mut outgoing = Vec::new();
         codec::put(&mut outgoing, &hello).map_err(io::Error::other)?;
+        codec::put(&mut outgoing, &ToBroker::Permits { held }).map_err(io::Error::other)?;
         to_broker.write_all(&outgoing).await?;
         // One task writes while the other reads: neither waits for the other.
         let draining = Rc::new(Cell::new(false));
@@ -121,7 +123,12 @@ impl Link {
 
     fn told(&self, message: ToWorker, state: &Rc<State>, draining: &Cell<bool>) {
         match message {
-            ToWorker::Run(start) => self.start(start, state),
+            ToWorker::Begin(begin) => self.start(begin, state),
+            ToWorker::Run(start) => {
+                let begin = Begin { start, grant: None, calls_max: u32::MAX, cached: None };
+                self.start(begin, state);
+            }
+            ToWorker::Answered(answered) => state.held.borrow().answered(answered),
             ToWorker::Cancel(run) => state.held.borrow().cancel(run),
             ToWorker::Ack { runs } => {
                 self.tasks_done.set(self.tasks_done.get() + runs.len() as u64);
@@ -136,13 +143,13 @@ impl Link {
         }
     }
 
-    fn start(&self, start: Start, state: &Rc<State>) {
-        let started = state.held.borrow_mut().start(start.run, &state.wake);
-        let Some((cancel, log)) = started else { return };
+    fn start(&self, mut begin: Begin, state: &Rc<State>) {
+        let started = state.held.borrow_mut().start(&mut begin, &state.wake);
+        let Some(started) = started else { return };
         let (registry, state) = (Rc::clone(&self.registry), Rc::clone(state));
         let output_bytes_max = self.output_bytes_max;
         spawn_local(async move {
-            let done = runner::run(registry, start, cancel, log).await;
+            let done = runner::run(registry, begin.start, started).await;
             let done = runner::within_limits(done, output_bytes_max);
             state.held.borrow_mut().finish(done);
             state.wake.changed.notify_one();
@@ -180,9 +187,12 @@ impl Link {
         outgoing: &mut Vec<u8>,
     ) -> Result<(), codec::CodecError> {
         let mut held = state.held.borrow_mut();
-        // Events first: a result must not overtake what led to it.
+        // A result must not overtake what led to it.
         for events in in_frames(held.take_events(&state.wake)) {
             codec::put(outgoing, &ToBroker::Events { events })?;
+        }
+        for said in held.take_calls(&state.wake) {
+            codec::put(outgoing, &said)?;
         }
         while let Some(done) = held.take_result() {
             codec::put(outgoing, &ToBroker::Done(done))?;

@@ -2,10 +2,12 @@
 //!
 //! * [`link`]: the connection to the broker, and what survives it.
 //! * [`held`]: attempts that run or whose result is not acknowledged.
+//! * [`calls`]: what an attempt may call, and what came of it.
 //! * [`runner`]: one attempt: its handler, its time limit, its panic, its cancel.
 //! * [`kinds`]: the built-in kinds under this configuration.
 //! * [`handlers`]: the kinds themselves.
 
+pub(crate) mod calls;
 pub(crate) mod handlers;
 mod held;
 pub(crate) mod kinds;

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use serde_json::value::RawValue;
-use tokio::sync::Notify;
 
+use super::calls::Calls;
+use super::held::Started;
 use crate::handler::{Context, EventSink, HandlerError, HandlerFuture, Output, Registry};
 use crate::protocol::link::{Done, Outcome, Start};
 use crate::task::ErrorKind;
@@ -17,14 +18,10 @@ use crate::task::ErrorKind;
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 /// Runs one attempt to its end.
-pub(super) async fn run(
-    registry: Rc<Registry>,
-    start: Start,
-    cancel: Rc<Notify>,
-    sink: Arc<dyn EventSink>,
-) -> Done {
+pub(super) async fn run(registry: Rc<Registry>, start: Start, started: Started) -> Done {
+    let Started { cancel, log, calls } = started;
     let (run, timeout_ms, began) = (start.run, start.timeout_ms, Instant::now());
-    let outcome = match begin(&registry, start, sink) {
+    let outcome = match begin(&registry, start, log, calls) {
         Ok(attempt) => {
             let attempt = AssertUnwindSafe(attempt).catch_unwind();
             let limited = tokio::time::timeout(Duration::from_millis(timeout_ms), attempt);
@@ -68,13 +65,14 @@ fn begin(
     registry: &Registry,
     start: Start,
     sink: Arc<dyn EventSink>,
+    calls: Calls,
 ) -> Result<HandlerFuture, HandlerError> {
     let Some(handler) = registry.get(&start.kind) else {
         return Err(HandlerError::fatal(format!("no handler for the kind '{}'", start.kind)));
     };
     let input = RawValue::from_string(start.input)
         .map_err(|error| HandlerError::input(format!("the input is not JSON: {error}")))?;
-    let context = Context { task: start.id, attempt: start.run.attempt, sink };
+    let context = Context { task: start.id, attempt: start.run.attempt, sink, calls };
     // A handler may panic before it gives its future.
     std::panic::catch_unwind(AssertUnwindSafe(|| handler.run(context, input)))
         .map_err(|panic| panicked(panic.as_ref()))

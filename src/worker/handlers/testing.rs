@@ -30,7 +30,7 @@ pub(crate) fn raw(json: impl AsRef<str>) -> Box<RawValue> {
 
 /// A first attempt whose events go to `events`.
 pub(crate) fn context(events: &Arc<Events>) -> Context {
-    Context { task: TaskId::new(), attempt: 1, sink: events.clone() }
+    Context::new(TaskId::new(), 1, events.clone())
 }
 
 pub(crate) fn check(handler: &dyn Handler, input: impl AsRef<str>) -> Result<(), String> {

@@ -58,7 +58,7 @@ impl Client {
 
     async fn run(&self, input: Value) -> Result<Output, HandlerError> {
         let sink = Arc::clone(&self.told) as Arc<dyn EventSink>;
-        let context = Context { task: TaskId::new(), attempt: 1, sink };
+        let context = Context::new(TaskId::new(), 1, sink);
         let input = RawValue::from_string(input.to_string()).unwrap();
         self.handler.check(&input).unwrap();
         tokio::time::timeout(LONG, self.handler.run(context, input)).await.expect("it hangs")
