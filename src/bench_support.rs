@@ -3,6 +3,7 @@
 
 use crate::broker::queue::{self, Queues};
 use crate::broker::store::{Ord, Ready};
+use crate::handler::Needs;
 use crate::protocol::link::Seq;
 use crate::task::PRIORITY_DEFAULT;
 
@@ -26,7 +27,7 @@ impl Decisions {
     /// Takes the task that runs next, ends it, and puts another into the queue that it was of:
     /// as many wait afterwards as before. False if none may run.
     pub fn turn_over(&mut self) -> bool {
-        let Some(next) = self.queues.pop(0) else { return false };
+        let Some(next) = self.queues.pop(0, &mut |_, _| true) else { return false };
         self.push(&next.queue);
         self.queues.ended(&next.queue);
         true
@@ -36,7 +37,7 @@ impl Decisions {
     pub fn drain(&mut self, count_max: usize) -> usize {
         let mut count = 0;
         while count < count_max
-            && let Some(next) = self.queues.pop(0)
+            && let Some(next) = self.queues.pop(0, &mut |_, _| true)
         {
             self.queues.ended(&next.queue);
             count += 1;
@@ -63,5 +64,6 @@ impl Decisions {
 
 fn ready(queue: &str, ord: Ord) -> Ready {
     let seq: Seq = ord;
-    Ready { queue: queue.to_owned(), priority: PRIORITY_DEFAULT, ord, seq, solo: false }
+    let needs = Needs::default();
+    Ready { queue: queue.to_owned(), priority: PRIORITY_DEFAULT, ord, seq, solo: false, needs }
 }

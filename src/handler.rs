@@ -81,6 +81,10 @@ pub struct Needs {
     /// Stands for everything in the request that its answer depends on, if an answer may be given
     /// again to an equal one.
     pub cache_key: Option<u128>,
+    /// Its answer goes into the cache and is not taken from there.
+    pub cache_refresh: bool,
+    /// Who asks, for its priority and its budget.
+    pub agent: Option<String>,
 }
 
 /// What a handler gives back.

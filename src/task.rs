@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use crate::handler::Needs;
+
 /// The number of priorities: 0 (last) to 9 (first).
 pub const PRIORITIES: usize = 10;
 /// The priority of a task that names none.
@@ -248,6 +250,9 @@ pub struct NewTask {
     /// Attempts before it fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<u32>,
+    /// What its handler says that it needs; found out when it is accepted.
+    #[serde(skip)]
+    pub needs: Needs,
 }
 
 impl NewTask {
@@ -266,6 +271,7 @@ impl NewTask {
             expires_at_ms: None,
             timeout_ms: None,
             max_attempts: None,
+            needs: Needs::default(),
         }
     }
 }

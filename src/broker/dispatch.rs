@@ -32,7 +32,7 @@ impl Core {
         let now_ms = now_ms();
         self.dispatch_solo(now_ms);
         while let Some(serial) = self.least_loaded() {
-            let Some(ready) = self.queues.pop(now_ms) else { break };
+            let Some(ready) = self.queues.pop(now_ms, &mut |_, _| true) else { break };
             if ready.solo {
                 self.solo.push_back(ready);
                 self.dispatch_solo(now_ms);
@@ -41,9 +41,8 @@ impl Core {
             }
         }
         for need in self.queues.needs() {
-            let Need { queue, priority, after, limit } = &need;
-            let refill =
-                Refill { queue: queue.clone(), priority: *priority, after: *after, limit: *limit };
+            let Need { queue, priority, gate, after, limit } = need.clone();
+            let refill = Refill { queue, priority, gate, after, limit };
             self.store(Op::Refill(refill), Pending::Refill(need));
         }
     }

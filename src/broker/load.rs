@@ -31,7 +31,7 @@ impl Core {
         if !self.phase.dispatches() || self.disk_full {
             return Waiting::default();
         }
-        let mut waiting = self.queues.waiting();
+        let mut waiting = self.queues.waiting(|_| u64::MAX);
         waiting.tasks += self.solo.len() as u64;
         waiting
     }

@@ -9,18 +9,21 @@
 //!    than it did; the earliest goes first. So a task is overtaken only by tasks that are `d`
 //!    levels above it and became ready less than `d × 30 s` after it: 270 s at the most.
 //!
-//! Memory holds a window of each queue and priority, never all of it: the tasks up to its
+//! A task that calls a model or a tool waits at the *gate* of its chain of servers, and counts only
+//! while that is open for it: a provider that takes nothing now holds up nobody else.
+//!
+//! Memory holds a window of each queue, priority and gate, never all of it: the tasks up to its
 //! `horizon`. Past that they are on disk, and a [`Need`] asks for the next of them.
 
 use std::collections::BTreeMap;
 
 use super::store::{Ord, Ready};
+use crate::handler::Needs;
 use crate::protocol::link::Seq;
-use crate::task::PRIORITIES;
 
 /// How long a task waits until it counts as one priority higher.
 pub(crate) const AGEING_MS: i64 = 30_000;
-/// Ready tasks that memory holds of one queue and priority.
+/// Ready tasks that memory holds of one queue, priority and gate.
 pub(crate) const WINDOW_TASKS_MAX: usize = 8192;
 /// Below this many, more are asked for.
 const WINDOW_TASKS_LOW: usize = WINDOW_TASKS_MAX / 4;
@@ -37,7 +40,16 @@ pub(crate) struct Queues {
     behind: usize,
     /// The turn that was served last: a queue that was empty starts from here.
     turn: u64,
+    /// The names of gates, each at the place before its [`GateId`]. Only gates of the
+    /// configuration come here, so there are few.
+    gates: Vec<String>,
 }
+
+/// A gate's number; 0 is none.
+type GateId = u16;
+
+/// Whether the gate of this name is open for a task that takes so many tokens.
+type Opens<'a> = dyn FnMut(&str, u64) -> bool + 'a;
 
 /// What the configuration says of a queue.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +74,8 @@ impl Default for Settings {
 
 #[derive(Debug, Default)]
 struct Queue {
-    groups: [Group; PRIORITIES],
+    /// By priority and gate; none is there that has nothing to do.
+    groups: BTreeMap<(u8, GateId), Group>,
     settings: Settings,
     running: u32,
     paused: bool,
@@ -71,7 +84,7 @@ struct Queue {
     served_at_ms: i64,
 }
 
-/// The ready tasks of one priority of one queue.
+/// The ready tasks of one priority and gate of one queue.
 #[derive(Debug, Default)]
 struct Group {
     window: BTreeMap<Ord, Slot>,
@@ -84,13 +97,24 @@ struct Group {
 struct Slot {
     seq: Seq,
     solo: bool,
+    cache_refresh: bool,
+    cache_key: Option<u128>,
+    tokens: u64,
+}
+
+impl Slot {
+    fn of(ready: &Ready) -> Self {
+        let Needs { tokens, cache_key, cache_refresh, .. } = ready.needs;
+        Self { seq: ready.seq, solo: ready.solo, cache_refresh, cache_key, tokens }
+    }
 }
 
 /// A window that runs low: ask the store for the tasks after `after`.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Need {
     pub(crate) queue: String,
     pub(crate) priority: u8,
+    pub(crate) gate: String,
     pub(crate) after: Ord,
     pub(crate) limit: u32,
 }
@@ -111,10 +135,27 @@ impl Queues {
         self.queues.entry(name.to_owned()).or_default()
     }
 
-    /// Says that the store has ready tasks of this queue and priority which memory has not seen.
-    pub(crate) fn known_on_disk(&mut self, queue: &str, priority: u8) {
-        let group = &mut self.queue(queue).groups[usize::from(priority)];
-        if group.horizon.replace(Ord::MIN).is_none() {
+    fn gate(&mut self, name: &str) -> GateId {
+        if name.is_empty() {
+            return 0;
+        }
+        let known = self.gates.iter().position(|gate| gate == name);
+        let place = known.unwrap_or_else(|| {
+            self.gates.push(name.to_owned());
+            self.gates.len() - 1
+        });
+        GateId::try_from(place + 1).unwrap_or(GateId::MAX)
+    }
+
+    fn group(&mut self, queue: &str, priority: u8, gate: &str) -> &mut Group {
+        let gate = self.gate(gate);
+        self.queue(queue).groups.entry((priority, gate)).or_default()
+    }
+
+    /// Says that the store has ready tasks of this queue, priority and gate which memory has not
+    /// seen.
+    pub(crate) fn known_on_disk(&mut self, queue: &str, priority: u8, gate: &str) {
+        if self.group(queue, priority, gate).horizon.replace(Ord::MIN).is_none() {
             self.behind += 1;
         }
     }
@@ -128,11 +169,11 @@ impl Queues {
             queue.turn = queue.turn.max(turn);
             queue.served_at_ms = 0;
         }
-        let group = &mut queue.groups[usize::from(ready.priority)];
+        let group = self.group(&ready.queue, ready.priority, &ready.needs.gate);
         if group.horizon.is_some_and(|horizon| ready.ord > horizon) {
             return;
         }
-        group.window.insert(ready.ord, Slot { seq: ready.seq, solo: ready.solo });
+        group.window.insert(ready.ord, Slot::of(ready));
         if group.window.len() > WINDOW_TASKS_MAX {
             group.window.pop_last();
             let before = group.horizon;
@@ -143,10 +184,10 @@ impl Queues {
 
     /// Takes in what the store had after a [`Need`]'s place.
     pub(crate) fn refilled(&mut self, need: &Need, found: &[Ready]) {
-        let group = &mut self.queue(&need.queue).groups[usize::from(need.priority)];
+        let group = self.group(&need.queue, need.priority, &need.gate);
         group.asked = false;
         for ready in found {
-            group.window.insert(ready.ord, Slot { seq: ready.seq, solo: ready.solo });
+            group.window.insert(ready.ord, Slot::of(ready));
         }
         group.horizon = match found.last() {
             Some(last) if found.len() == need.limit as usize => Some(last.ord),
@@ -154,6 +195,7 @@ impl Queues {
         };
         if group.horizon.is_none() {
             self.behind -= 1;
+            self.queue(&need.queue).tidy();
         }
     }
 
@@ -164,36 +206,47 @@ impl Queues {
             return needs;
         }
         for (name, queue) in &mut self.queues {
-            for (priority, group) in (0..).zip(&mut queue.groups) {
+            for ((priority, gate), group) in &mut queue.groups {
                 let Some(after) = group.horizon else { continue };
                 if group.asked || group.window.len() >= WINDOW_TASKS_LOW {
                     continue;
                 }
                 group.asked = true;
                 let limit = (WINDOW_TASKS_MAX / 2) as u32;
-                needs.push(Need { queue: name.clone(), priority, after, limit });
+                let gate = name_of(&self.gates, *gate).to_owned();
+                let (queue, priority) = (name.clone(), *priority);
+                needs.push(Need { queue, priority, gate, after, limit });
             }
         }
         needs
     }
 
     /// Takes the task that runs next, and counts it as running; `None` if none may.
-    pub(crate) fn pop(&mut self, now_ms: i64) -> Option<Ready> {
+    pub(crate) fn pop(&mut self, now_ms: i64, opens: &mut Opens<'_>) -> Option<Ready> {
         if self.all_paused {
             return None;
         }
-        let (name, queue) = self
-            .queues
-            .iter_mut()
-            .filter(|(_, queue)| queue.may_run())
-            .max_by_key(|(_, queue)| (queue.level(now_ms), std::cmp::Reverse(queue.turn)))?;
-        let (priority, ord, slot) = queue.pop_first()?;
+        let gates = &self.gates;
+        let mut is_open =
+            |gate: GateId, slot: &Slot| gate == 0 || opens(name_of(gates, gate), slot.tokens);
+        let mut best = None;
+        for (name, queue) in &mut self.queues {
+            let Some(level) = queue.level(now_ms, &mut is_open) else { continue };
+            let rank = (level, std::cmp::Reverse(queue.turn));
+            if best.as_ref().is_none_or(|(best_rank, _, _)| rank >= *best_rank) {
+                best = Some((rank, name, queue));
+            }
+        }
+        let (_, name, queue) = best?;
+        let (priority, gate, ord, slot) = queue.pop_first(&mut is_open)?;
         queue.running += 1;
         queue.served_at_ms = now_ms;
         queue.turn += TURN / u64::from(queue.settings.weight.max(1));
         self.turn = self.turn.max(queue.turn.saturating_sub(TURN));
-        let priority = priority as u8;
-        Some(Ready { queue: name.clone(), priority, ord, seq: slot.seq, solo: slot.solo })
+        let Slot { seq, solo, cache_refresh, cache_key, tokens } = slot;
+        let gate = name_of(gates, gate).to_owned();
+        let needs = Needs { gate, tokens, cache_key, cache_refresh, agent: None };
+        Some(Ready { queue: name.clone(), priority, ord, seq, solo, needs })
     }
 
     /// Puts back a task that was taken and not started.
@@ -253,21 +306,46 @@ impl Queues {
         self.settings = settings;
     }
 
-    /// The tasks that could run now if there were slots, as far as memory holds them.
-    pub(crate) fn waiting(&self) -> Waiting {
+    /// The tasks that could run now if there were slots, as far as memory holds them. `room` says
+    /// how many more calls a gate lets through now.
+    pub(crate) fn waiting(&self, room: impl Fn(&str) -> u64) -> Waiting {
         let mut waiting = Waiting::default();
         if self.all_paused {
             return waiting;
         }
+        let mut rooms: Vec<u64> = self.gates.iter().map(|gate| room(gate)).collect();
         for queue in self.queues.values().filter(|queue| queue.may_run()) {
-            let tasks: usize = queue.groups.iter().map(|group| group.window.len()).sum();
-            let room = queue.settings.max_running.map(|max| u64::from(max - queue.running));
-            waiting.tasks += (tasks as u64).min(room.unwrap_or(u64::MAX));
-            let oldest_us = queue.groups.iter().filter_map(Group::first).min();
-            let oldest_ms = oldest_us.map(|us| us / 1000);
-            waiting.oldest_ms = [waiting.oldest_ms, oldest_ms].into_iter().flatten().min();
+            let mut tasks = 0;
+            let mut left = queue.room();
+            for ((_, gate), group) in &queue.groups {
+                let gate = usize::from(*gate).checked_sub(1).and_then(|gate| rooms.get_mut(gate));
+                let open = gate.as_deref().copied().unwrap_or(u64::MAX);
+                let count = (group.window.len() as u64).min(open).min(left);
+                if count == 0 {
+                    continue;
+                }
+                if let Some(room) = gate {
+                    *room -= count;
+                }
+                tasks += count;
+                left -= count;
+                let since_ms = group.first().map(|us| us / 1000);
+                waiting.oldest_ms = [waiting.oldest_ms, since_ms].into_iter().flatten().min();
+            }
+            waiting.tasks += tasks;
         }
         waiting
+    }
+
+    /// The best place of a ready task at one of these gates: see [`place`].
+    pub(crate) fn best_place(&self, mut gates: impl FnMut(&str) -> bool) -> Option<i64> {
+        let wanted: Vec<bool> = self.gates.iter().map(|gate| gates(gate)).collect();
+        let queues = self.queues.values().filter(|queue| !self.all_paused && queue.may_run());
+        let groups = queues.flat_map(|queue| &queue.groups);
+        let at_gate = groups.filter(|((_, gate), _)| {
+            usize::from(*gate).checked_sub(1).is_some_and(|gate| wanted[gate])
+        });
+        at_gate.filter_map(|((priority, _), group)| Some(place(group.first()?, *priority))).min()
     }
 
     /// What the configuration says of a queue.
@@ -276,37 +354,70 @@ impl Queues {
     }
 }
 
+/// Where a task stands among all: it counts as if it had become ready earlier by its priority's
+/// head start. In microseconds; less is better.
+pub(crate) fn place(ord: Ord, priority: u8) -> i64 {
+    ord - i64::from(priority) * AGEING_MS * 1000
+}
+
+fn name_of(gates: &[String], gate: GateId) -> &str {
+    usize::from(gate).checked_sub(1).and_then(|place| gates.get(place)).map_or("", String::as_str)
+}
+
 impl Queue {
     fn is_empty(&self) -> bool {
-        self.groups.iter().all(|group| group.window.is_empty() && group.horizon.is_none())
+        self.groups.is_empty()
     }
 
     fn may_run(&self) -> bool {
-        !self.paused
-            && self.settings.max_running.is_none_or(|max_running| self.running < max_running)
-            && self.groups.iter().any(|group| !group.window.is_empty())
+        !self.paused && self.room() > 0
     }
 
-    /// Its best priority, raised by the time for which it was not served.
-    fn level(&self, now_ms: i64) -> i64 {
-        let best = self.groups.iter().rposition(|group| !group.window.is_empty()).unwrap_or(0);
-        let oldest_us = self.groups.iter().filter_map(Group::first).min().unwrap_or(0);
+    /// How many more of its tasks may run.
+    fn room(&self) -> u64 {
+        let max_running = self.settings.max_running;
+        max_running.map_or(u64::MAX, |max| u64::from(max.saturating_sub(self.running)))
+    }
+
+    /// Its best priority, raised by the time for which it was not served; `None` if nothing of it
+    /// may run.
+    fn level(&self, now_ms: i64, is_open: &mut impl FnMut(GateId, &Slot) -> bool) -> Option<i64> {
+        if !self.may_run() {
+            return None;
+        }
+        let (mut best, mut oldest_us) = (None, i64::MAX);
+        for ((priority, gate), group) in &self.groups {
+            if let Some((ord, slot)) = group.window.first_key_value()
+                && is_open(*gate, slot)
+            {
+                best = best.max(Some(i64::from(*priority)));
+                oldest_us = oldest_us.min(*ord);
+            }
+        }
         let waits_since_ms = self.served_at_ms.max(oldest_us / 1000);
-        best as i64 + (now_ms - waits_since_ms).max(0) / AGEING_MS
+        Some(best? + (now_ms - waits_since_ms).max(0) / AGEING_MS)
     }
 
-    fn pop_first(&mut self) -> Option<(usize, Ord, Slot)> {
-        let head_start_us = |priority: usize| priority as i64 * AGEING_MS * 1000;
-        let (_, priority) = self
-            .groups
-            .iter()
-            .enumerate()
-            .filter_map(|(priority, group)| {
-                Some((group.first()? - head_start_us(priority), priority))
-            })
-            .min()?;
-        let (ord, slot) = self.groups[priority].window.pop_first()?;
-        Some((priority, ord, slot))
+    fn pop_first(
+        &mut self,
+        is_open: &mut impl FnMut(GateId, &Slot) -> bool,
+    ) -> Option<(u8, GateId, Ord, Slot)> {
+        let heads = self.groups.iter().filter_map(|(key, group)| {
+            let (ord, slot) = group.window.first_key_value()?;
+            is_open(key.1, slot).then(|| (place(*ord, key.0), *key))
+        });
+        let (_, key) = heads.min()?;
+        let group = self.groups.get_mut(&key)?;
+        let (ord, slot) = group.window.pop_first()?;
+        if group.window.is_empty() && group.horizon.is_none() {
+            self.groups.remove(&key);
+        }
+        Some((key.0, key.1, ord, slot))
+    }
+
+    /// Forgets groups that have nothing to do.
+    fn tidy(&mut self) {
+        self.groups.retain(|_, group| !group.window.is_empty() || group.horizon.is_some());
     }
 }
 
@@ -323,12 +434,13 @@ mod tests {
 
     fn ready(queue: &str, priority: u8, at_ms: i64, seq: Seq) -> Ready {
         // Each seq at its own microsecond, as the store does it.
-        Ready { queue: queue.into(), priority, ord: at_ms * 1000 + seq, seq, solo: false }
+        let needs = Needs::default();
+        Ready { queue: queue.into(), priority, ord: at_ms * 1000 + seq, seq, solo: false, needs }
     }
 
     fn drain(queues: &mut Queues, now_ms: i64) -> Vec<Seq> {
         std::iter::from_fn(|| {
-            let next = queues.pop(now_ms)?;
+            let next = queues.pop(now_ms, &mut |_, _| true)?;
             queues.ended(&next.queue);
             Some(next.seq)
         })
@@ -361,7 +473,7 @@ mod tests {
         let waited_ms = loop {
             seq += 1;
             queues.push(&ready("high", 9, now_ms, seq));
-            let next = queues.pop(now_ms).unwrap();
+            let next = queues.pop(now_ms, &mut |_, _| true).unwrap();
             queues.ended(&next.queue);
             if next.seq == 1 {
                 break now_ms;
@@ -379,7 +491,7 @@ mod tests {
             queues.push(&ready("heavy", 5, 0, seq));
             queues.push(&ready("light", 5, 0, 1000 + seq));
         }
-        let first: Vec<_> = (0..100).filter_map(|_| queues.pop(0)).collect();
+        let first: Vec<_> = (0..100).filter_map(|_| queues.pop(0, &mut |_, _| true)).collect();
         let heavy = first.iter().filter(|next| next.queue == "heavy").count();
         assert!((74..=76).contains(&heavy), "{heavy} of 100");
     }
@@ -391,11 +503,11 @@ mod tests {
             queues.push(&ready("many", 5, 0, seq));
         }
         let now_ms = 600_000;
-        (0..1000).for_each(|_| drop(queues.pop(now_ms)));
+        (0..1000).for_each(|_| drop(queues.pop(now_ms, &mut |_, _| true)));
         for seq in 0..10 {
             queues.push(&ready("few", 5, now_ms, 10_000 + seq));
         }
-        let next: Vec<_> = (0..20).filter_map(|_| queues.pop(now_ms)).collect();
+        let next: Vec<_> = (0..20).filter_map(|_| queues.pop(now_ms, &mut |_, _| true)).collect();
         let few = next.iter().filter(|next| next.queue == "few").count();
         assert!(few >= 9, "{few} of 10 within 20 turns");
     }
@@ -406,13 +518,13 @@ mod tests {
         let mut queues = Queues::new(BTreeMap::from([("narrow".to_owned(), one)]));
         queues.push(&ready("narrow", 5, 0, 1));
         queues.push(&ready("narrow", 5, 0, 2));
-        assert_eq!(queues.pop(0).unwrap().seq, 1);
-        assert_eq!(queues.pop(0), None);
+        assert_eq!(queues.pop(0, &mut |_, _| true).unwrap().seq, 1);
+        assert_eq!(queues.pop(0, &mut |_, _| true), None);
         queues.ended("narrow");
         queues.pause(Some("narrow"), true);
-        assert_eq!(queues.pop(0), None);
+        assert_eq!(queues.pop(0, &mut |_, _| true), None);
         queues.pause(None, false);
-        assert_eq!(queues.pop(0).unwrap().seq, 2);
+        assert_eq!(queues.pop(0, &mut |_, _| true).unwrap().seq, 2);
     }
 
     proptest! {
@@ -441,7 +553,7 @@ mod tests {
                             .collect();
                         queues.refilled(&need, &found);
                     }
-                    let Some(next) = queues.pop(0) else { return };
+                    let Some(next) = queues.pop(0, &mut |_, _| true) else { return };
                     disk.remove(&next.ord);
                     seen.push(next.seq);
                 }

@@ -70,7 +70,7 @@ impl Core {
         }
         for (index, task) in tasks.iter_mut().enumerate() {
             on_one_line(&mut task.input);
-            if let Err(message) = self.check(task) {
+            if let Err(message) = self.accept(task) {
                 let refusal = Refusal::new(RefusalKind::Invalid, message);
                 return to.refuse(Refusal { index: Some(index), ..refusal });
             }
@@ -90,8 +90,8 @@ impl Core {
         }
     }
 
-    /// Whether a task can be accepted as it stands; one sentence if not.
-    fn check(&self, task: &NewTask) -> Result<(), String> {
+    /// Whether a task can be accepted as it stands; one sentence if not. Finds out what it needs.
+    fn accept(&self, task: &mut NewTask) -> Result<(), String> {
         let bytes = task.input.get().len() as u64;
         let limit = self.config.queue.input_bytes_max;
         if bytes > limit {
@@ -125,7 +125,10 @@ impl Core {
                 return Err(format!("{what}: must have 1 to {NAME_BYTES_MAX} bytes"));
             }
         }
-        self.registry.check(&task.kind, &task.input)
+        task.needs = self.registry.needs(&task.kind, &task.input)?;
+        let agent = task.needs.agent.as_ref().and_then(|agent| self.config.agents.get(agent));
+        task.priority = task.priority.or(agent.and_then(|agent| agent.priority));
+        Ok(())
     }
 
     fn status(&self, to: ReplyTo, id: TaskId) {

@@ -242,8 +242,8 @@ pub(super) fn settings_of(config: &Config) -> BTreeMap<String, Settings> {
 
 fn queues_of(config: &Config, depth: &Depth) -> Queues {
     let mut queues = Queues::new(settings_of(config));
-    for (queue, priority) in &depth.groups {
-        queues.known_on_disk(queue, *priority);
+    for (queue, priority, gate) in &depth.groups {
+        queues.known_on_disk(queue, *priority, gate);
     }
     if depth.all_paused {
         queues.pause(None, true);

@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 
 use super::args::{TaskOptions, outside};
 use super::{CliError, when};
+use crate::handler::Needs;
 use crate::handler::in_words;
 use crate::task::{NewTask, TaskId, empty_object};
 
@@ -76,6 +77,7 @@ impl Line {
             expires_at_ms: only_one("expires_at_ms, expires", [self.expires_at_ms, expires])?,
             timeout_ms: only_one("timeout_ms, timeout", [self.timeout_ms, timeout])?,
             max_attempts: self.max_attempts,
+            needs: Needs::default(),
         })
     }
 }

@@ -17,6 +17,7 @@ pub(crate) mod writer;
 
 use std::collections::BTreeMap;
 
+use crate::handler::Needs;
 use crate::protocol::control::Refusal;
 use crate::protocol::link::{Run, Seq};
 use crate::task::{NewTask, State, TaskError, TaskId, Usage};
@@ -52,7 +53,7 @@ pub(crate) trait Store: Send {
     fn expire(&mut self, now_ms: i64, limit: u32) -> Result<Due, StoreError>;
     /// Forgets tasks that ended before a time, `limit` at a time. Returns how many.
     fn prune(&mut self, finished_before_ms: i64, limit: u32) -> Result<u32, StoreError>;
-    /// The queued tasks of one queue and priority after a position, in order.
+    /// The queued tasks of one queue, priority and gate after a position, in order.
     fn refill(&mut self, refill: &Refill) -> Result<Vec<Ready>, StoreError>;
     /// Remembers that a queue is paused; `None` is all of them.
     fn pause(&mut self, queue: Option<&str>, paused: bool) -> Result<(), StoreError>;
@@ -142,6 +143,8 @@ pub(crate) struct Ready {
     pub(crate) seq: Seq,
     /// It was lost in company too often, and runs alone now.
     pub(crate) solo: bool,
+    /// What it waits for besides a slot.
+    pub(crate) needs: Needs,
 }
 
 #[derive(Debug)]
@@ -279,6 +282,7 @@ pub(crate) struct Due {
 pub(crate) struct Refill {
     pub(crate) queue: String,
     pub(crate) priority: u8,
+    pub(crate) gate: String,
     pub(crate) after: Ord,
     pub(crate) limit: u32,
 }
@@ -290,8 +294,8 @@ pub(crate) struct Depth {
     /// Queues that are paused.
     pub(crate) paused: Vec<String>,
     pub(crate) all_paused: bool,
-    /// The queues and priorities with ready tasks.
-    pub(crate) groups: Vec<(String, u8)>,
+    /// The queues, priorities and gates with ready tasks.
+    pub(crate) groups: Vec<(String, u8, String)>,
     pub(crate) next_due_at_ms: Option<i64>,
     pub(crate) next_expiry_at_ms: Option<i64>,
 }

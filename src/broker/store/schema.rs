@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use super::StoreError;
 
 /// The schema's version, kept in `user_version`.
-pub(crate) const SCHEMA_VERSION: i64 = 1;
+pub(crate) const SCHEMA_VERSION: i64 = 2;
 
 /// Inputs up to this size live in the task's own row, which every change of state writes anew;
 /// larger ones lie apart and are written once.
@@ -21,7 +21,8 @@ const CHECKPOINT_PAGES: u32 = 2000;
 const LOG_BYTES: u64 = 32 + CHECKPOINT_PAGES as u64 * (4096 + 24);
 
 /// Each migration brings the version before it to its own; the first makes everything.
-const MIGRATIONS: [&str; SCHEMA_VERSION as usize] = [r"
+const MIGRATIONS: [&str; SCHEMA_VERSION as usize] = [
+    r"
 CREATE TABLE tasks (
   seq INTEGER PRIMARY KEY,
   id BLOB NOT NULL UNIQUE,
@@ -75,7 +76,45 @@ CREATE TABLE attempts (
 CREATE TABLE paused (queue TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 CREATE TABLE totals (name TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-"];
+",
+    r"
+ALTER TABLE tasks ADD COLUMN gate TEXT NOT NULL DEFAULT '';      -- the chain of servers that it calls
+ALTER TABLE tasks ADD COLUMN tokens INTEGER NOT NULL DEFAULT 0;  -- that a call will probably take
+ALTER TABLE tasks ADD COLUMN cache_key BLOB;
+ALTER TABLE tasks ADD COLUMN cache_refresh INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN agent TEXT;
+DROP INDEX tasks_ready;
+CREATE INDEX tasks_ready ON tasks (queue, priority, gate, ord) WHERE state = 0;
+CREATE TABLE spent (               -- of requests and tokens a minute, by a tenth of a second
+  meter TEXT NOT NULL,
+  slot INTEGER NOT NULL,
+  requests INTEGER NOT NULL,
+  tokens INTEGER NOT NULL,
+  PRIMARY KEY (meter, slot)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE servers (             -- that are not called for a while
+  name TEXT PRIMARY KEY,
+  failures INTEGER NOT NULL,
+  open_until INTEGER,
+  closed_until INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE TABLE usage (
+  day INTEGER NOT NULL,            -- since 1970, UTC
+  provider TEXT NOT NULL,
+  model TEXT NOT NULL,
+  agent TEXT NOT NULL,
+  queue TEXT NOT NULL,
+  calls INTEGER NOT NULL,
+  failed INTEGER NOT NULL,
+  cached INTEGER NOT NULL,         -- answers that took no call
+  tokens_in INTEGER NOT NULL,
+  tokens_out INTEGER NOT NULL,
+  cost REAL NOT NULL,
+  PRIMARY KEY (day, provider, model, agent, queue)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE schedules (name TEXT PRIMARY KEY, last_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+",
+];
 
 /// Makes a connection ready to write: write-ahead log, checked version, checked pages after an
 /// unclean end. A database that is damaged or newer is refused and left as it is.

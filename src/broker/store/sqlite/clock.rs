@@ -1,6 +1,6 @@
 //! What time moves: delays that are over, tasks that expired, results that are old.
 
-use super::{READY_COLUMNS, Sqlite, ready_of};
+use super::{READY_COLUMNS, Sqlite, ready_at};
 use crate::broker::store::{Due, Moved, StoreError};
 use crate::protocol::link::Seq;
 use crate::task::State;
@@ -17,12 +17,11 @@ impl Sqlite {
             let ord = self.next_ord();
             let sql = format!(
                 "UPDATE tasks SET state = 0, ord = ?2 WHERE seq = ?1
-                 RETURNING {READY_COLUMNS}, id"
+                 RETURNING id, {READY_COLUMNS}"
             );
-            let (ready, id) = self
-                .db
-                .prepare_cached(&sql)?
-                .query_row((seq, ord), |row| Ok((ready_of(row)?, super::look::id_of(row, 5)?)))?;
+            let (ready, id) = self.db.prepare_cached(&sql)?.query_row((seq, ord), |row| {
+                Ok((ready_at(row, 1)?, super::look::id_of(row, 0)?))
+            })?;
             self.count(&ready.queue, Some(State::Scheduled), State::Queued);
             moved.push(Moved {
                 id,

@@ -83,8 +83,10 @@ impl Sqlite {
             .db
             .prepare_cached(
                 "INSERT INTO tasks (seq, id, kind, queue, priority, state, lane, key, ord, due_at,
-                   expires_at, timeout_ms, max_attempts, created_at, input)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+                   expires_at, timeout_ms, max_attempts, created_at, input, gate, tokens, cache_key,
+                   cache_refresh, agent)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
+                   ?18, ?19, ?20)
                  ON CONFLICT (id) DO NOTHING",
             )?
             .execute(rusqlite::params![
@@ -103,6 +105,11 @@ impl Sqlite {
                 task.max_attempts.unwrap_or(defaults.max_attempts),
                 now_ms,
                 inline,
+                task.needs.gate,
+                i64::try_from(task.needs.tokens).unwrap_or(i64::MAX),
+                task.needs.cache_key.map(u128::to_be_bytes),
+                task.needs.cache_refresh,
+                task.needs.agent,
             ])?;
         if inserted == 0 {
             let Some(known) = self.known("id = ?1", task.id.0.as_bytes())? else {
@@ -121,6 +128,7 @@ impl Sqlite {
             ord,
             seq,
             solo: false,
+            needs: task.needs.clone(),
         });
         let due_at_ms = task.due_at_ms.filter(|_| state == State::Scheduled);
         let expires_at_ms = task.expires_at_ms;

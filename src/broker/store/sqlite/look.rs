@@ -15,11 +15,12 @@ impl Sqlite {
     pub(super) fn read_ready(&self, refill: &Refill) -> Result<Vec<Ready>, StoreError> {
         let sql = format!(
             "SELECT {READY_COLUMNS} FROM tasks INDEXED BY tasks_ready
-             WHERE state = 0 AND queue = ?1 AND priority = ?2 AND ord > ?3 ORDER BY ord LIMIT ?4"
+             WHERE state = 0 AND queue = ?1 AND priority = ?2 AND gate = ?3 AND ord > ?4
+             ORDER BY ord LIMIT ?5"
         );
         let mut query = self.db.prepare_cached(&sql)?;
-        let found = query
-            .query_map((&refill.queue, refill.priority, refill.after, refill.limit), ready_of)?;
+        let Refill { queue, priority, gate, after, limit } = refill;
+        let found = query.query_map((queue, priority, gate, after, limit), ready_of)?;
         Ok(found.collect::<Result<_, _>>()?)
     }
 
@@ -41,15 +42,15 @@ impl Sqlite {
     pub(super) fn read_depth(&self) -> Result<Depth, StoreError> {
         let mut depth = Depth::default();
         let mut groups = self.db.prepare(
-            "SELECT queue, priority, count(*) FROM tasks INDEXED BY tasks_ready WHERE state = 0
-             GROUP BY queue, priority",
+            "SELECT queue, priority, count(*), gate FROM tasks INDEXED BY tasks_ready
+             WHERE state = 0 GROUP BY queue, priority, gate",
         )?;
         let mut rows = groups.query([])?;
         while let Some(row) = rows.next()? {
             let queue: String = row.get(0)?;
             let count: i64 = row.get(2)?;
             depth.queues.entry(queue.clone()).or_default().queued += count.unsigned_abs();
-            depth.groups.push((queue, row.get(1)?));
+            depth.groups.push((queue, row.get(1)?, row.get(3)?));
         }
         for (state, condition) in [
             (State::Running, "INDEXED BY tasks_running WHERE state = 1"),

@@ -22,6 +22,7 @@ use super::{
     Accepted, Cancelled, Claim, Claimed, Clear, Depth, Due, End, Insert, Moved, OpenClaim, Ord,
     Ready, Refill, Retried, Store, StoreError, schema,
 };
+use crate::handler::Needs;
 use crate::protocol::control::Refusal;
 use crate::protocol::link::Seq;
 use crate::task::{SUSPECT_LOSSES_MAX, State, TaskId};
@@ -263,15 +264,29 @@ impl Store for Sqlite {
 }
 
 /// The columns that make a [`Ready`], in [`ready_of`]'s order.
-const READY_COLUMNS: &str = "queue, priority, ord, seq, suspect";
+const READY_COLUMNS: &str =
+    "queue, priority, ord, seq, suspect, gate, tokens, cache_key, cache_refresh, agent";
 
 fn ready_of(row: &Row<'_>) -> rusqlite::Result<Ready> {
+    ready_at(row, 0)
+}
+
+/// A [`Ready`] whose columns begin at `first`.
+fn ready_at(row: &Row<'_>, first: usize) -> rusqlite::Result<Ready> {
+    let cache_key: Option<[u8; 16]> = row.get(first + 7)?;
     Ok(Ready {
-        queue: row.get(0)?,
-        priority: row.get(1)?,
-        ord: row.get(2)?,
-        seq: row.get(3)?,
-        solo: row.get::<_, u32>(4)? >= SUSPECT_LOSSES_MAX,
+        queue: row.get(first)?,
+        priority: row.get(first + 1)?,
+        ord: row.get(first + 2)?,
+        seq: row.get(first + 3)?,
+        solo: row.get::<_, u32>(first + 4)? >= SUSPECT_LOSSES_MAX,
+        needs: Needs {
+            gate: row.get(first + 5)?,
+            tokens: row.get::<_, i64>(first + 6)?.unsigned_abs(),
+            cache_key: cache_key.map(u128::from_be_bytes),
+            cache_refresh: row.get(first + 8)?,
+            agent: row.get(first + 9)?,
+        },
     })
 }
 

@@ -3,9 +3,9 @@
 use rusqlite::{OptionalExtension, Row};
 
 use super::look::{id_of, state_of};
-use super::{READY_COLUMNS, Sqlite, code, ready_of};
+use super::{READY_COLUMNS, Sqlite, code, ready_at, ready_of};
 use crate::broker::store::{
-    Cancelled, Claim, Claimed, Clear, End, Facts, Moved, Next, Ready, Retried, StoreError,
+    Cancelled, Claim, Claimed, Clear, End, Facts, Moved, Next, Retried, StoreError,
 };
 use crate::protocol::link::{Run, Seq};
 use crate::task::{ErrorKind, State, TaskError, TaskId};
@@ -122,16 +122,7 @@ impl Sqlite {
                     written.charged,
                     written.suspect,
                 ],
-                |row| {
-                    let ready = Ready {
-                        queue: row.get(5)?,
-                        priority: row.get(6)?,
-                        ord: row.get(7)?,
-                        seq: row.get(8)?,
-                        solo: row.get::<_, u32>(9)? >= crate::task::SUSPECT_LOSSES_MAX,
-                    };
-                    Ok((before_of(row)?, ready))
-                },
+                |row| Ok((before_of(row)?, ready_at(row, 5)?)),
             )
             .optional()?;
         let Some((before, ready)) = moved else { return Ok(None) };
@@ -211,13 +202,13 @@ impl Sqlite {
             "UPDATE tasks SET state = CASE WHEN due_at > ?2 THEN 2 ELSE 0 END, ord = ?3
              WHERE seq = (SELECT seq FROM tasks WHERE lane = ?1 AND state < 4 AND state = 3
                           ORDER BY ord LIMIT 1)
-             RETURNING {READY_COLUMNS}, due_at"
+             RETURNING due_at, {READY_COLUMNS}"
         );
         let released = self
             .db
             .prepare_cached(&sql)?
             .query_row((lane, now_ms, ord), |row| {
-                Ok((ready_of(row)?, row.get::<_, Option<i64>>(5)?))
+                Ok((ready_at(row, 1)?, row.get::<_, Option<i64>>(0)?))
             })
             .optional()?;
         let Some((ready, due_at_ms)) = released else { return Ok(()) };

@@ -339,8 +339,8 @@ impl Both {
         self.store = Sqlite::open(&self.path, INSTANCE, Durability::None).unwrap();
         let depth = self.store.look().unwrap();
         self.told.clear();
-        for (queue, priority) in depth.groups {
-            let refill = Refill { queue, priority, after: i64::MIN, limit: ALL };
+        for (queue, priority, gate) in depth.groups {
+            let refill = Refill { queue, priority, gate, after: i64::MIN, limit: ALL };
             self.told.extend(self.store.refill(&refill).unwrap().iter().map(|ready| ready.seq));
         }
         (self.told_due_ms, self.told_expiry_ms) = (depth.next_due_at_ms, depth.next_expiry_at_ms);
@@ -381,7 +381,8 @@ impl Both {
             for priority in [1, 5] {
                 let queue = queue_name(queue);
                 let expected = self.model.ready(&queue, priority);
-                let refill = Refill { queue, priority, after: i64::MIN, limit: ALL };
+                let gate = String::new();
+                let refill = Refill { queue, priority, gate, after: i64::MIN, limit: ALL };
                 let ready = self.store.refill(&refill).unwrap();
                 let id_of = |ready: &Ready| {
                     self.model.tasks.iter().find(|task| task.seq == Some(ready.seq)).unwrap().id

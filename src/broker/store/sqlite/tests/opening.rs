@@ -51,7 +51,8 @@ fn a_newer_database_is_refused_and_left_alone() {
     drop(db);
     for instance in [1, 2] {
         let sentence = refused(&path, instance);
-        assert!(sentence.contains("newer forq (schema 2, this one knows 1)"), "{sentence}");
+        let newer = format!("(schema {}, this one knows {SCHEMA_VERSION})", SCHEMA_VERSION + 1);
+        assert!(sentence.contains(&format!("newer forq {newer}")), "{sentence}");
         assert!(sentence.contains("--state-dir"), "{sentence}");
     }
 }
@@ -201,7 +202,7 @@ fn fill(store: &mut Sqlite) {
 
 /// Claims the one ready task of `tenant-a`, and ends it in this state.
 fn run_one(store: &mut Sqlite, state: State) {
-    let refill = Refill { queue: "tenant-a".to_owned(), priority: 5, after: i64::MIN, limit: 9 };
+    let refill = ready_in("tenant-a");
     let ready = store.refill(&refill).unwrap();
     let owner = Owner { instance: 1, serial: 4 };
     let claim = Claim { seq: ready[0].seq, owner, worker_pid: 77, now_ms: 1500 };
@@ -278,11 +279,16 @@ fn the_work_of_version_1_goes_on(store: &mut Sqlite, tasks: &[TaskView]) {
     let moved = store.end(&end).unwrap().unwrap();
     store.commit().unwrap();
     assert!(moved.released.is_some());
-    let refill = Refill { queue: "inputs".to_owned(), priority: 5, after: i64::MIN, limit: 9 };
+    let refill = ready_in("inputs");
     let ready = store.refill(&refill).unwrap();
     let owner = Owner { instance: 2, serial: 1 };
     store.begin(true).unwrap();
     let claim = Claim { seq: ready[0].seq, owner, worker_pid: 1, now_ms: 9000 };
     assert_eq!(store.claim(&claim).unwrap().unwrap().input.len(), 5002);
     store.commit().unwrap();
+}
+
+fn ready_in(queue: &str) -> Refill {
+    let (queue, gate) = (queue.to_owned(), String::new());
+    Refill { queue, priority: 5, gate, after: i64::MIN, limit: 9 }
 }
