@@ -34,10 +34,10 @@ impl Core {
                 }
                 Err(refusal) => to.refuse(refusal),
             },
-            (Pending::Claim { serial, ready }, Answer::Claimed(result)) => match result {
-                Ok(Some(claimed)) => self.claimed(serial, claimed),
-                Ok(None) => self.claim_failed(serial, &ready, false),
-                Err(_) => self.claim_failed(serial, &ready, true),
+            (Pending::Claim { serial, ready, grant }, Answer::Claimed(result)) => match result {
+                Ok(Some(claimed)) => self.claimed(serial, claimed, ready.priority, grant),
+                Ok(None) => self.claim_failed(serial, &ready, grant, false),
+                Err(_) => self.claim_failed(serial, &ready, grant, true),
             },
             (Pending::End { run, serial }, Answer::Ended(moved)) => self.ended(run, serial, moved),
             (Pending::Cancel { id, changes }, Answer::Cancelled(result)) => {
@@ -66,7 +66,10 @@ impl Core {
                 self.tell_queues(&to, queue.as_deref(), &depth);
             }
             (Pending::Document { to, write }, Answer::Depth(depth)) => write(self, to, depth),
-            (Pending::Sync, Answer::Synced) => {}
+            (Pending::Sync, Answer::Synced) | (Pending::Remember, Answer::Remembered) => {}
+            (Pending::Answered { serial, answered }, Answer::Nothing) => {
+                self.tell_answer(serial, answered);
+            }
             (Pending::Read(read), Answer::Synced) => read(self),
             (Pending::Drained, Answer::Synced) => self.drained(),
             (_, answer) => tracing::error!("the store's answers are out of order: {answer:?}"),

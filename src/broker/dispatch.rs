@@ -5,9 +5,12 @@ use super::queue::Need;
 use super::store::writer::Op;
 use super::store::{Claim, Owner, Ready, Refill};
 use super::{Core, Worker, now_ms};
+use crate::protocol::calls::Grant;
 
 /// Bytes that may wait for one worker before it gets no more tasks: it does not read.
 const WORKER_OUTBOX_BYTES_MAX: usize = 4 << 20;
+/// Tasks that a worker holds for each of its slots at most, if all others wait for permits.
+const HELD_PER_SLOT_MAX: u32 = 4;
 
 impl Worker {
     /// Whether it is here and does not drain.
@@ -19,7 +22,13 @@ impl Worker {
     fn is_free(&self) -> bool {
         let reads =
             self.link.as_ref().is_some_and(|link| link.outbox.len() < WORKER_OUTBOX_BYTES_MAX);
-        reads && self.takes_tasks() && !self.solo && self.in_flight < self.capacity
+        reads && self.takes_tasks() && !self.solo && self.has_a_slot()
+    }
+
+    /// Those who wait for a permit leave their slots to others, up to a limit: they come back.
+    fn has_a_slot(&self) -> bool {
+        self.in_flight.saturating_sub(self.asking) < self.capacity
+            && self.in_flight < self.capacity.saturating_mul(HELD_PER_SLOT_MAX)
     }
 }
 
@@ -30,9 +39,17 @@ impl Core {
             return;
         }
         let now_ms = now_ms();
+        self.gated = !self.asking.is_empty();
         self.dispatch_solo(now_ms);
         while let Some(serial) = self.least_loaded() {
-            let Some(ready) = self.queues.pop(now_ms, &mut |_, _| true) else { break };
+            let (permits, mut gated) = (&mut self.permits, false);
+            let ready = self.queues.pop(now_ms, &mut |gate, tokens| {
+                let open = permits.admits(gate, tokens, now_ms);
+                gated |= !open;
+                open
+            });
+            self.gated |= gated;
+            let Some(ready) = ready else { break };
             if ready.solo {
                 self.solo.push_back(ready);
                 self.dispatch_solo(now_ms);
@@ -84,13 +101,26 @@ impl Core {
     fn claim(&mut self, serial: u64, ready: Ready, now_ms: i64) {
         let Some(worker) = self.workers.get_mut(&serial) else { return };
         worker.in_flight += 1;
+        let worker_pid = worker.pid;
+        let grant = self.permits.grant(&ready.needs.gate, ready.needs.tokens, now_ms);
+        self.remember_permits();
         let owner = Owner { instance: self.instance, serial };
-        let claim = Claim { seq: ready.seq, owner, worker_pid: worker.pid, now_ms };
-        self.store(Op::Claim(claim), Pending::Claim { serial, ready });
+        let claim = Claim { seq: ready.seq, owner, worker_pid, now_ms };
+        self.store(Op::Claim(claim), Pending::Claim { serial, ready, grant });
     }
 
     /// A claim came to nothing: the task was cancelled, or there is no room on the disk.
-    pub(super) fn claim_failed(&mut self, serial: u64, ready: &Ready, put_back: bool) {
+    pub(super) fn claim_failed(
+        &mut self,
+        serial: u64,
+        ready: &Ready,
+        grant: Option<Grant>,
+        put_back: bool,
+    ) {
+        if let Some(grant) = grant {
+            self.permits.withdraw(grant.permit, now_ms());
+            self.remember_permits();
+        }
         if let Some(worker) = self.workers.get_mut(&serial) {
             worker.in_flight = worker.in_flight.saturating_sub(1);
             worker.solo &= worker.in_flight > 0;

@@ -31,7 +31,7 @@ impl Core {
         if !self.phase.dispatches() || self.disk_full {
             return Waiting::default();
         }
-        let mut waiting = self.queues.waiting(|_| u64::MAX);
+        let mut waiting = self.queues.waiting(|gate| self.permits.room(gate, now_ms()));
         waiting.tasks += self.solo.len() as u64;
         waiting
     }

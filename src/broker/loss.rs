@@ -44,7 +44,7 @@ impl Core {
             worker.link.is_some() || alive.contains(serial) || self.exits.contains_key(serial)
         });
         // A claim whose owner is neither alive nor reported dead has no owner.
-        let orphans: Vec<Run> = self
+        let orphans: Vec<(Run, u64)> = self
             .runs
             .values()
             .filter(|state| {
@@ -52,9 +52,10 @@ impl Core {
                     && !self.exits.contains_key(&state.serial)
                     && !self.workers.contains_key(&state.serial)
             })
-            .map(|state| state.facts.run)
+            .map(|state| (state.facts.run, state.serial))
             .collect();
-        for run in orphans {
+        for (run, serial) in orphans {
+            self.permits.heard(serial);
             self.put_back(run);
         }
     }
@@ -84,7 +85,9 @@ impl Core {
             hello.holds.len()
         );
         let mut worker = self.workers.remove(&serial).unwrap_or_default();
-        if let Some(old) = worker.link.replace(Link { connection, outbox }) {
+        if let Some(old) =
+            worker.link.replace(Link { connection, protocol: hello.protocol, outbox })
+        {
             old.outbox.close();
         }
         worker.pid = pid;
@@ -92,6 +95,10 @@ impl Core {
         worker.generation = hello.generation;
         worker.capacity = hello.capacity;
         self.workers.insert(serial, worker);
+        self.forget_asks(serial);
+        if hello.protocol < 2 {
+            self.permits.heard(serial);
+        }
         self.heed_drains();
         self.reconcile(serial, &hello.holds);
         if !self.phase.dispatches() {
@@ -184,6 +191,8 @@ impl Core {
         let serial = exit.serial;
         self.exits.remove(&serial);
         self.workers.remove(&serial);
+        self.permits.heard(serial);
+        self.forget_asks(serial);
         let held: Vec<Run> = self
             .runs
             .values()

@@ -11,11 +11,13 @@
 //!   only the master can do, and what a reload changes here.
 //! * [`dispatch`], [`runs`], [`loss`]: tasks on their way to workers and back; [`load`]: how much
 //!   of that there is, for the master.
-//! * [`queue`], [`rules`], [`events`]: the decisions, pure.
+//! * [`calls`]: what running attempts may call, and what came of it.
+//! * [`queue`], [`permits`], [`rules`], [`events`]: the decisions, pure.
 //! * [`pending`], [`answers`], [`clock`], [`drain`]: what the store is asked and says, what time brings, how it ends.
 //! * [`store`]: where tasks live.
 
 mod answers;
+mod calls;
 mod clients;
 mod clock;
 mod dispatch;
@@ -29,6 +31,7 @@ mod loss;
 mod master;
 mod outbox;
 mod pending;
+pub(crate) mod permits;
 pub(crate) mod queue;
 mod reconfigure;
 mod requests;
@@ -49,7 +52,7 @@ use crate::config::{Config, Sources};
 use crate::handler::Registry;
 use crate::protocol::control::Request;
 use crate::protocol::lifeline::{self, Exit, Pool};
-use crate::protocol::link::{Seq, ToBroker};
+use crate::protocol::link::{Run, Seq, ToBroker};
 use crate::task::TaskId;
 
 use clients::ReplyTo;
@@ -57,6 +60,7 @@ use drain::Phase;
 use follow::Follower;
 use outbox::Outbox;
 use pending::Pending;
+use permits::Permits;
 use queue::Queues;
 use runs::RunState;
 use store::reader::Reader;
@@ -134,6 +138,11 @@ pub(crate) struct Core {
     clock: clock::Clock,
     /// Ends that are committed and do not hold yet: nobody is told of them.
     unsynced: Vec<runs::Ended>,
+    permits: Permits,
+    /// Running attempts that wait for a permit.
+    asking: BTreeMap<(Run, u32), calls::Asking>,
+    /// Somebody waits for a gate to open.
+    gated: bool,
     /// Submissions on their way to the store.
     inserts_pending: usize,
     to_master: master::ToMaster,
@@ -152,6 +161,8 @@ pub(crate) struct Worker {
     capacity: u32,
     /// Claims on their way to it, and attempts that it runs.
     in_flight: u32,
+    /// Of those, attempts that wait for a permit.
+    asking: u32,
     /// It runs one task that must be alone, or becomes empty for one.
     solo: bool,
     tasks_done: u64,
@@ -163,6 +174,8 @@ pub(crate) struct Worker {
 
 pub(crate) struct Link {
     connection: u64,
+    /// The version of the link's protocol that it speaks.
+    protocol: u32,
     outbox: Outbox,
 }
 

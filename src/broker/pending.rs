@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::protocol::calls::{Answered, Grant};
 use crate::protocol::link::Run;
 use crate::task::TaskId;
 
@@ -23,6 +24,7 @@ pub(crate) enum Pending {
     Claim {
         serial: u64,
         ready: Ready,
+        grant: Option<Grant>,
     },
     End {
         run: Run,
@@ -66,6 +68,11 @@ pub(crate) enum Pending {
         write: fn(&mut Core, ReplyTo, store::Depth),
     },
     Drained,
+    Remember,
+    Answered {
+        serial: u64,
+        answered: Answered,
+    },
 }
 
 /// The ops whose answers have not come, by number: they are counted from 0, as the writer does.

@@ -24,15 +24,16 @@ pub(crate) struct Backoff {
     pub(crate) max: Duration,
 }
 
-/// After a failure that the handler reported (or its time limit).
+/// After a failure that the handler reported (or its time limit), which counts as so many.
 pub(crate) fn after_failure(
     facts: &Facts,
+    charge: u32,
     error: TaskError,
     retry_after: Option<Duration>,
     backoff: Backoff,
     now_ms: i64,
 ) -> Next {
-    let charged = facts.charged + 1;
+    let charged = facts.charged.saturating_add(charge);
     if !error.retryable || charged >= facts.max_attempts || facts.starts >= STARTS_MAX {
         return Next::Failed { error };
     }
@@ -124,12 +125,14 @@ mod tests {
     #[test]
     fn a_failure_is_tried_again_until_attempts_are_used_up() {
         let next = |charged, retryable| {
-            after_failure(&facts(charged + 1, charged, 0), failure(retryable), None, BACKOFF, 0)
+            after_failure(&facts(charged + 1, charged, 0), 1, failure(retryable), None, BACKOFF, 0)
         };
         assert!(matches!(next(0, true), Next::RetryAt { charged: 1, .. }));
         assert!(matches!(next(1, true), Next::RetryAt { charged: 2, .. }));
         assert!(matches!(next(2, true), Next::Failed { .. }));
         assert!(matches!(next(0, false), Next::Failed { .. }));
+        let three_calls = after_failure(&facts(1, 0, 0), 3, failure(true), None, BACKOFF, 0);
+        assert!(matches!(three_calls, Next::Failed { .. }), "a chain shares the budget");
     }
 
     #[test]
@@ -144,7 +147,7 @@ mod tests {
     #[test]
     fn the_other_side_may_ask_for_a_longer_pause() {
         let asked = Some(Duration::from_secs(90));
-        let next = after_failure(&facts(1, 0, 0), failure(true), asked, BACKOFF, 1000);
+        let next = after_failure(&facts(1, 0, 0), 1, failure(true), asked, BACKOFF, 1000);
         assert!(matches!(next, Next::RetryAt { due_at_ms: 91_000, .. }));
     }
 

@@ -1,5 +1,6 @@
 //! What runs: from the claim to the end of it.
 
+use crate::protocol::calls::{Begin, CallOutcome, Grant, Settled};
 use crate::protocol::link::{Done, Outcome, Run, Start, TaskEvent, ToWorker};
 use crate::task::{ErrorKind, TaskError, TaskId};
 
@@ -18,6 +19,18 @@ pub(crate) struct RunState {
     /// Its end is on its way to the store; whatever comes now is too late.
     pub(crate) ending: bool,
     pub(crate) events: EventLog,
+    pub(crate) priority: u8,
+    /// The permits that it holds.
+    pub(crate) permits: Vec<u64>,
+    /// Its calls that have ended.
+    pub(crate) calls: Vec<Settled>,
+}
+
+impl RunState {
+    pub(crate) fn new(facts: Facts, serial: u64, priority: u8) -> Self {
+        let (events, permits, calls) = (EventLog::default(), Vec::new(), Vec::new());
+        Self { facts, serial, ending: false, events, priority, permits, calls }
+    }
 }
 
 /// The end of a claim that is committed.
@@ -30,10 +43,18 @@ pub(crate) struct Ended {
 
 impl Core {
     /// A claim is in the store: the worker may start.
-    pub(super) fn claimed(&mut self, serial: u64, claimed: Claimed) {
+    pub(super) fn claimed(
+        &mut self,
+        serial: u64,
+        claimed: Claimed,
+        priority: u8,
+        grant: Option<Grant>,
+    ) {
         let facts = claimed.facts;
         let run = facts.run;
-        let state = RunState { facts, serial, ending: false, events: EventLog::default() };
+        let calls_max = facts.max_attempts.saturating_sub(facts.charged).max(1);
+        let mut state = RunState::new(facts, serial, priority);
+        state.permits.extend(grant.as_ref().map(|grant| grant.permit));
         self.run_ids.insert(claimed.id, run.seq);
         self.runs.insert(run.seq, state);
         let linked = self.workers.get(&serial).and_then(|worker| worker.link.as_ref());
@@ -42,13 +63,13 @@ impl Core {
             self.put_back(run);
             return;
         };
-        link.outbox.put(&ToWorker::Run(Start {
-            run,
-            id: claimed.id,
-            kind: claimed.kind,
-            input: claimed.input,
-            timeout_ms: claimed.timeout_ms,
-        }));
+        let Claimed { id, kind, input, timeout_ms, .. } = claimed;
+        let start = Start { run, id, kind, input, timeout_ms };
+        link.outbox.put(&if link.protocol < 2 {
+            ToWorker::Run(start)
+        } else {
+            ToWorker::Begin(Begin { start, grant, calls_max, cached: None })
+        });
         self.tell_started(claimed.id);
     }
 
@@ -72,11 +93,20 @@ impl Core {
             worker.in_flight = worker.in_flight.saturating_sub(1);
             worker.tasks_done += 1;
         }
-        let next = self.after(&facts, done.outcome);
+        let failed = self.failed_calls(run);
+        let next = self.after(&facts, done.outcome, failed);
         self.end(run, serial, next);
     }
 
-    fn after(&self, facts: &Facts, outcome: Outcome) -> Next {
+    /// How many calls of an attempt came to nothing: each is charged like an attempt.
+    fn failed_calls(&self, run: Run) -> u32 {
+        let calls = self.runs.get(&run.seq).map_or(&[][..], |state| &state.calls);
+        let failed =
+            |call: &&Settled| matches!(call.outcome, CallOutcome::Failed | CallOutcome::Refused);
+        calls.iter().filter(failed).count() as u32
+    }
+
+    fn after(&self, facts: &Facts, outcome: Outcome, failed_calls: u32) -> Next {
         match outcome {
             Outcome::Succeeded { output, usage } => self.within_limit(output, usage),
             Outcome::Cancelled | Outcome::Failed { .. } if facts.cancel_asked => {
@@ -87,7 +117,8 @@ impl Core {
                 let queue = &self.config.queue;
                 let backoff = Backoff { first: queue.retry_backoff, max: queue.retry_backoff_max };
                 let asked = retry_after_ms.map(std::time::Duration::from_millis);
-                rules::after_failure(facts, error, asked, backoff, now_ms())
+                let charge = failed_calls.max(1);
+                rules::after_failure(facts, charge, error, asked, backoff, now_ms())
             }
         }
     }
@@ -107,11 +138,13 @@ impl Core {
         if let Some(state) = self.runs.get_mut(&run.seq) {
             state.ending = true;
         }
+        self.forget_calls(run, serial);
+        let calls = self.paid(run);
         let owner = Owner { instance: self.instance, serial };
         // While submissions come in, the next one's commit is near, and carries this along.
         let awaited = self.inserts_pending == 0
             && self.runs.get(&run.seq).is_some_and(|state| self.is_awaited(state.facts.id));
-        let end = End { run, owner, now_ms: now_ms(), next, awaited };
+        let end = End { run, owner, now_ms: now_ms(), next, awaited, calls };
         self.store(Op::End(end), Pending::End { run, serial });
     }
 
@@ -119,7 +152,8 @@ impl Core {
     /// stop.
     pub(super) fn put_back(&mut self, run: Run) {
         let Some(state) = self.runs.get(&run.seq).filter(|state| !state.ending) else { return };
-        let (serial, next) = (state.serial, self.after(&state.facts.clone(), Outcome::Cancelled));
+        let (serial, next) =
+            (state.serial, self.after(&state.facts.clone(), Outcome::Cancelled, 0));
         if let Some(worker) = self.workers.get_mut(&serial) {
             worker.in_flight = worker.in_flight.saturating_sub(1);
         }

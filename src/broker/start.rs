@@ -18,8 +18,8 @@ use crate::handler::Registry;
 use crate::protocol::lifeline::{FromBroker, Pool};
 
 use super::drain::Phase;
-use super::events::EventLog;
 use super::pending::PendingOps;
+use super::permits::{Memo, Permits, oldest_slot};
 use super::queue::{Queues, Settings};
 use super::runs::RunState;
 use super::store::reader::Reader;
@@ -110,6 +110,9 @@ async fn serve(start: Start) -> io::Result<()> {
         clock: clock::Clock::default(),
         unsynced: Vec::new(),
         inserts_pending: 0,
+        permits: permits_of(&start.config, &found),
+        asking: BTreeMap::new(),
+        gated: false,
         to_master: to_master.clone(),
         inputs: inputs.clone(),
         phase: Phase::Serving,
@@ -198,6 +201,7 @@ fn open(path: &Path, instance: i64, hold: Durability) -> Result<Sqlite, StoreErr
 struct Found {
     depth: Depth,
     claims: Vec<OpenClaim>,
+    memos: Vec<Memo>,
 }
 
 /// Claims of other starts of the instance are nobody's: their tasks go back. Those of this start
@@ -223,13 +227,15 @@ fn recover(store: &mut Sqlite, instance: i64) -> Result<Found, StoreError> {
             now_ms: super::now_ms(),
             next,
             awaited: false,
+            calls: Vec::new(),
         })?;
     }
+    let memos = store.memos(oldest_slot(super::now_ms()))?;
     store.commit()?;
     if back > 0 {
         tracing::info!("{back} tasks that were running when forq last ended are queued again");
     }
-    Ok(Found { depth: store.look()?, claims: mine })
+    Ok(Found { depth: store.look()?, claims: mine, memos })
 }
 
 /// What the configuration says of each queue that it names.
@@ -238,6 +244,18 @@ pub(super) fn settings_of(config: &Config) -> BTreeMap<String, Settings> {
         (name.clone(), Settings { weight: queue.weight, max_running: queue.max_running })
     });
     settings.collect()
+}
+
+/// As an earlier broker left them. Until its workers have said what they hold, nothing is granted:
+/// only those that run tasks can hold anything.
+fn permits_of(config: &Config, found: &Found) -> Permits {
+    let mut permits = Permits::default();
+    permits.configure(config);
+    permits.restore(found.memos.clone());
+    for claim in &found.claims {
+        permits.await_worker(claim.owner.serial);
+    }
+    permits
 }
 
 fn queues_of(config: &Config, depth: &Depth) -> Queues {
@@ -263,7 +281,7 @@ impl Core {
             let (facts, serial) = (claim.facts, claim.owner.serial);
             self.queues.runs(&facts.queue);
             self.run_ids.insert(facts.id, facts.run.seq);
-            let state = RunState { facts, serial, ending: false, events: EventLog::default() };
+            let state = RunState::new(facts, serial, claim.priority);
             self.runs.insert(state.facts.run.seq, state);
         }
         self

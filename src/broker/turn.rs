@@ -80,7 +80,13 @@ impl Core {
     }
 
     fn sleep(&self) -> std::time::Duration {
-        let sleep = self.clock.sleep(now_ms());
+        let mut sleep = self.clock.sleep(now_ms());
+        if self.gated
+            && let Some(at_ms) = self.permits.next_change(now_ms())
+        {
+            let left_ms = at_ms.saturating_sub(now_ms()).clamp(1, i64::MAX);
+            sleep = sleep.min(std::time::Duration::from_millis(left_ms.unsigned_abs()));
+        }
         match self.drain_at() {
             Some(at) => sleep.min(at.saturating_duration_since(Instant::now())),
             None => sleep,
@@ -93,6 +99,7 @@ impl Core {
         self.clock.unsynced(!self.unsynced.is_empty(), now_ms());
         self.look_at_the_clock();
         self.drain(now);
+        self.answer_asks();
         self.dispatch();
         self.tell_what_is_urgent();
         if !self.batch.is_empty() {
@@ -135,7 +142,9 @@ impl Core {
                         worker.capacity = capacity;
                     }
                 }
-                ToBroker::Permits { .. } | ToBroker::Ask(_) | ToBroker::Settled(_) => {}
+                ToBroker::Permits { held } => self.holds_permits(serial, held),
+                ToBroker::Ask(ask) => self.asks_to_call(serial, ask),
+                ToBroker::Settled(settled) => self.settled(serial, settled),
                 ToBroker::Hello(_) => {}
             },
             Input::WorkerGone { connection, serial } => self.worker_gone(connection, serial),

@@ -17,6 +17,7 @@ pub(crate) mod writer;
 
 use std::collections::BTreeMap;
 
+use super::permits::Memo;
 use crate::handler::Needs;
 use crate::protocol::control::Refusal;
 use crate::protocol::link::{Run, Seq};
@@ -57,6 +58,10 @@ pub(crate) trait Store: Send {
     fn refill(&mut self, refill: &Refill) -> Result<Vec<Ready>, StoreError>;
     /// Remembers that a queue is paused; `None` is all of them.
     fn pause(&mut self, queue: Option<&str>, paused: bool) -> Result<(), StoreError>;
+    /// Remembers what permits must not forget.
+    fn remember(&mut self, memo: &Memo) -> Result<(), StoreError>;
+    /// Everything that is remembered about permits; what was spent, since this slot.
+    fn memos(&mut self, oldest_slot: i64) -> Result<Vec<Memo>, StoreError>;
     /// Every claim that has not ended, with what a decision about it needs.
     fn claims(&mut self) -> Result<Vec<OpenClaim>, StoreError>;
     /// How many tasks of each queue are in each state that is not final.
@@ -185,6 +190,7 @@ pub(crate) struct Facts {
 #[derive(Debug)]
 pub(crate) struct OpenClaim {
     pub(crate) owner: Owner,
+    pub(crate) priority: u8,
     pub(crate) facts: Facts,
 }
 
@@ -197,6 +203,22 @@ pub(crate) struct End {
     pub(crate) next: Next,
     /// Somebody waits to be told.
     pub(crate) awaited: bool,
+    /// The calls that it made.
+    pub(crate) calls: Vec<Paid>,
+}
+
+/// A call, or an answer that stood for one, as the accounts see it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Paid {
+    /// A provider, or `TOOL/SERVICE`.
+    pub(crate) server: String,
+    pub(crate) model: String,
+    pub(crate) failed: bool,
+    /// No call was made: an equal request had been answered.
+    pub(crate) cached: bool,
+    pub(crate) usage: Option<Usage>,
+    /// In the currency of the provider's price.
+    pub(crate) cost: f64,
 }
 
 /// What becomes of a task whose attempt ended.

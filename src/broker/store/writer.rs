@@ -16,6 +16,7 @@ use super::{
     Accepted, Cancelled, Claim, Claimed, Clear, Depth, Due, End, Insert, Moved, Ready, Refill,
     Retried, Store,
 };
+use crate::broker::permits::Memo;
 use crate::protocol::control::Refusal;
 use crate::task::TaskId;
 
@@ -52,6 +53,10 @@ pub(crate) enum Op {
         paused: bool,
     },
     Depth,
+    /// Remembers what permits must not forget.
+    Remember(Memo),
+    /// Does nothing: its answer comes after those of the ops before it.
+    Nothing,
     /// Does nothing but make everything before it hold.
     Sync,
 }
@@ -72,6 +77,9 @@ pub(crate) enum Answer {
     Refilled(Vec<Ready>),
     Paused(Result<(), Refusal>),
     Depth(Depth),
+    /// As far as there was room.
+    Remembered,
+    Nothing,
     Synced,
 }
 

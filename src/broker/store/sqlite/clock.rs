@@ -68,6 +68,8 @@ impl Sqlite {
                 self.db.prepare_cached(sql)?.execute([seq])?;
             }
         }
+        let oldest = crate::broker::permits::oldest_slot(super::now_us() / 1000);
+        self.db.prepare_cached("DELETE FROM spent WHERE slot < ?1")?.execute([oldest])?;
         Ok(old.len() as u32)
     }
 

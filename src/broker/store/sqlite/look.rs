@@ -26,14 +26,14 @@ impl Sqlite {
 
     pub(super) fn read_claims(&self) -> Result<Vec<OpenClaim>, StoreError> {
         let sql = format!(
-            "SELECT {FACTS_COLUMNS}, instance, serial FROM tasks INDEXED BY tasks_running
+            "SELECT {FACTS_COLUMNS}, instance, serial, priority FROM tasks INDEXED BY tasks_running
              WHERE state = 1"
         );
         let mut query = self.db.prepare(&sql)?;
         let found = query.query_map([], |row| {
             let serial: i64 = row.get(10)?;
             let owner = Owner { instance: row.get(9)?, serial: serial.unsigned_abs() };
-            Ok(OpenClaim { owner, facts: facts_of(row)? })
+            Ok(OpenClaim { owner, priority: row.get(11)?, facts: facts_of(row)? })
         })?;
         Ok(found.collect::<Result<_, _>>()?)
     }

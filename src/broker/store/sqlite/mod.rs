@@ -3,11 +3,13 @@
 //! * `insert`: submissions.
 //! * `moves`: claims and their ends, cancel, retry, clear.
 //! * `clock`: what time moves: promotion, expiry, pruning.
+//! * `memos`: what permits must not forget.
 //! * `look`: what a starting broker and the queue's window read.
 
 mod clock;
 mod insert;
 mod look;
+mod memos;
 mod moves;
 
 pub(crate) use look::{id_of, state_of};
@@ -22,6 +24,7 @@ use super::{
     Accepted, Cancelled, Claim, Claimed, Clear, Depth, Due, End, Insert, Moved, OpenClaim, Ord,
     Ready, Refill, Retried, Store, StoreError, schema,
 };
+use crate::broker::permits::Memo;
 use crate::handler::Needs;
 use crate::protocol::control::Refusal;
 use crate::protocol::link::Seq;
@@ -247,6 +250,14 @@ impl Store for Sqlite {
 
     fn pause(&mut self, queue: Option<&str>, paused: bool) -> Result<(), StoreError> {
         self.set_paused(queue, paused)
+    }
+
+    fn remember(&mut self, memo: &Memo) -> Result<(), StoreError> {
+        self.keep_memo(memo)
+    }
+
+    fn memos(&mut self, oldest_slot: i64) -> Result<Vec<Memo>, StoreError> {
+        self.read_memos(oldest_slot)
     }
 
     fn claims(&mut self) -> Result<Vec<OpenClaim>, StoreError> {

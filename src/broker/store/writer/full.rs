@@ -95,6 +95,9 @@ fn refused(op: &Op) -> Option<Answer> {
         Op::Promote { now_ms, .. } => Answer::Promoted(try_later(*now_ms)),
         Op::Expire { now_ms, .. } => Answer::Expired(try_later(*now_ms)),
         Op::Prune { .. } => Answer::Pruned(0),
+        // This broker knows; one that comes after it in this plight may count too little.
+        Op::Remember(_) => Answer::Remembered,
+        Op::Nothing => Answer::Nothing,
         Op::End(_) | Op::Sync | Op::Depth | Op::Refill(_) => return None,
     })
 }

@@ -128,6 +128,12 @@ impl Store for Fake {
         self.step("pause".to_owned())
     }
 
+    fn remember(&mut self, _: &Memo) -> Result<(), StoreError> {
+        Ok(())
+    }
+    fn memos(&mut self, _: i64) -> Result<Vec<Memo>, StoreError> {
+        Ok(Vec::new())
+    }
     fn claims(&mut self) -> Result<Vec<OpenClaim>, StoreError> {
         Ok(Vec::new())
     }
@@ -235,7 +241,14 @@ fn end(seq: i64) -> Op {
 fn end_for(seq: i64, awaited: bool) -> Op {
     let next = Next::Succeeded { output: "{}".to_owned(), usage: None };
     let owner = Owner { instance: 1, serial: 1 };
-    Op::End(End { run: Run { seq, attempt: 1 }, owner, now_ms: 0, next, awaited })
+    Op::End(End {
+        run: Run { seq, attempt: 1 },
+        owner,
+        now_ms: 0,
+        next,
+        awaited,
+        calls: Vec::new(),
+    })
 }
 
 fn claim(seq: i64) -> Op {

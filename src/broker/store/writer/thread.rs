@@ -127,7 +127,12 @@ impl State {
             Op::Pause { queue, paused } => {
                 Answer::Paused(Ok(store.pause(queue.as_deref(), *paused)?))
             }
+            Op::Remember(memo) => {
+                store.remember(memo)?;
+                Answer::Remembered
+            }
             Op::Depth => Answer::Depth(store.depth()?),
+            Op::Nothing => Answer::Nothing,
             Op::Sync => Answer::Synced,
         })
     }

@@ -289,7 +289,7 @@ impl Both {
         owner.serial += u64::from(as_another);
         run.attempt -= u32::from(old_attempt);
         let next = next_of(how, self.now_ms);
-        let end = End { run, owner, now_ms: self.now_ms, next, awaited: true };
+        let end = End { run, owner, now_ms: self.now_ms, next, awaited: true, calls: Vec::new() };
         let expected = self.model.end(&end);
         let moved = self.store.end(&end).unwrap();
         assert_eq!(moved.is_some(), expected);

@@ -1,0 +1,112 @@
+//! How the permits are made: from the configuration, and from what an earlier broker left.
+
+use std::collections::BTreeMap;
+
+use super::meter::{Limits, Meter};
+use super::{Held, Memo, Permits, Server, Slot};
+use crate::config::Config;
+use crate::protocol::calls::Grant;
+
+/// The gate of a model that the configuration names.
+pub(crate) fn model_gate(name: &str) -> String {
+    format!("m:{name}")
+}
+
+/// The gate of a provider that a task names itself.
+pub(crate) fn provider_gate(name: &str) -> String {
+    format!("p:{name}")
+}
+
+/// The gate of a tool.
+pub(crate) fn tool_gate(name: &str) -> String {
+    format!("t:{name}")
+}
+
+impl Permits {
+    /// Under this configuration. What is counted, broken or closed stays so.
+    pub(crate) fn configure(&mut self, config: &Config) {
+        let (mut servers, mut meters) = (BTreeMap::new(), BTreeMap::new());
+        let mut gates = BTreeMap::new();
+        for (name, provider) in &config.providers {
+            let limits = Limits {
+                max_concurrent: provider.max_concurrent,
+                rpm: provider.rpm,
+                tpm: provider.tpm,
+            };
+            meters.insert(name.clone(), self.meter(name, limits));
+            let mut server = self.server(name, name);
+            server.breaker.set(provider.breaker);
+            servers.insert(name.clone(), server);
+            gates.insert(provider_gate(name), vec![name.clone()]);
+        }
+        for (name, model) in &config.models {
+            let mut chain: Vec<String> = Vec::new();
+            for entry in &model.chain {
+                let provider = entry.split('/').next().unwrap_or_default();
+                // Two models of one provider are one server.
+                if servers.contains_key(provider) && !chain.iter().any(|known| known == provider) {
+                    chain.push(provider.to_owned());
+                }
+            }
+            gates.insert(model_gate(name), chain);
+        }
+        (self.servers, self.meters, self.gates) = (servers, meters, gates);
+    }
+
+    fn meter(&mut self, name: &str, limits: Limits) -> Meter {
+        let mut meter = self.meters.remove(name).unwrap_or_default();
+        meter.limits = limits;
+        meter
+    }
+
+    fn server(&mut self, name: &str, meter: &str) -> Server {
+        let mut server = self.servers.remove(name).unwrap_or_default();
+        meter.clone_into(&mut server.meter);
+        server
+    }
+
+    /// Takes in what an earlier broker wanted remembered.
+    pub(crate) fn restore(&mut self, memos: Vec<Memo>) {
+        for memo in memos {
+            match memo {
+                Memo::Spent { meter, slot, requests, tokens } => {
+                    if let Some(meter) = self.meters.get_mut(&meter) {
+                        let [requests, tokens] =
+                            [requests, tokens].map(|n| n.max(0).unsigned_abs());
+                        meter.restore(Slot { at: slot, requests, tokens });
+                    }
+                }
+                Memo::Server { name, failures, open_until_ms, closed_until_ms } => {
+                    if let Some(server) = self.servers.get_mut(&name) {
+                        server.restore(failures, open_until_ms, closed_until_ms);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Grants nothing until this worker has said what it holds, or is dead.
+    pub(crate) fn await_worker(&mut self, serial: u64) {
+        self.awaited.insert(serial);
+    }
+
+    /// This worker has said what it holds, or never will.
+    pub(crate) fn heard(&mut self, serial: u64) {
+        self.awaited.remove(&serial);
+    }
+
+    /// A permit that an earlier broker granted; one that is known stays as it is.
+    pub(crate) fn hold(&mut self, grant: &Grant) {
+        if self.held.contains_key(&grant.permit) {
+            return;
+        }
+        let server = grant.server.clone();
+        if let Some(known) = self.servers.get_mut(&server) {
+            known.breaker.granted(grant.permit);
+            if let Some(meter) = self.meters.get_mut(&known.meter) {
+                meter.hold();
+            }
+        }
+        self.held.insert(grant.permit, Held { server, tokens: grant.tokens, slot: None });
+    }
+}

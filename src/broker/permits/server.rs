@@ -1,0 +1,87 @@
+//! What is called: whether it is in service, and why not. Pure.
+
+use super::breaker::{Breaker, State};
+
+/// A provider, or one service of a tool.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Server {
+    /// Whose books its calls stand in.
+    pub(crate) meter: String,
+    pub(crate) breaker: Breaker,
+    /// It asked everybody to stay away until then.
+    closed_until_ms: Option<i64>,
+    /// Its budget is spent until then.
+    pub(crate) spent_until_ms: Option<i64>,
+}
+
+impl Server {
+    /// A server whose calls stand in the books of `meter`.
+    pub(crate) fn new(meter: String) -> Self {
+        Self { meter, ..Self::default() }
+    }
+
+    /// As an earlier broker left it.
+    pub(crate) fn restore(
+        &mut self,
+        failures: u32,
+        open_until_ms: Option<i64>,
+        closed_until_ms: Option<i64>,
+    ) {
+        self.breaker.restore(failures, open_until_ms);
+        self.closed_until_ms = closed_until_ms;
+    }
+
+    /// What must outlive the broker.
+    pub(crate) fn facts(&self) -> (u32, Option<i64>, Option<i64>) {
+        let (failures, open_until_ms) = self.breaker.facts();
+        (failures, open_until_ms, self.closed_until_ms)
+    }
+
+    /// It asks everybody to stay away. A second wish never shortens the first.
+    pub(crate) fn close_for(&mut self, closed_ms: u64, now_ms: i64) {
+        let until_ms = now_ms.saturating_add(i64::try_from(closed_ms).unwrap_or(i64::MAX));
+        self.closed_until_ms = self.closed_until_ms.max(Some(until_ms));
+    }
+
+    /// Whether it may be called.
+    pub(crate) fn is_in_service(&self, now_ms: i64) -> bool {
+        self.shut_until(now_ms).is_none() && self.breaker.admits(now_ms)
+    }
+
+    fn shut_until(&self, now_ms: i64) -> Option<i64> {
+        self.closed_until_ms.max(self.spent_until_ms).filter(|until_ms| *until_ms > now_ms)
+    }
+
+    /// Until when it asked to be left alone.
+    pub(crate) fn closed_until_ms(&self, now_ms: i64) -> Option<i64> {
+        self.closed_until_ms.filter(|until_ms| *until_ms > now_ms)
+    }
+
+    /// When it is in service again, if only time is missing.
+    pub(crate) fn opens_at(&self, now_ms: i64) -> Option<i64> {
+        let (_, open_until_ms) = self.breaker.facts();
+        let breaker = open_until_ms.filter(|until_ms| *until_ms > now_ms);
+        [self.shut_until(now_ms), breaker].into_iter().flatten().min()
+    }
+
+    /// Why it is not called, one sentence.
+    pub(crate) fn why_not(&self, name: &str, now_ms: i64) -> String {
+        let left_s = |until_ms: i64| ((until_ms - now_ms).max(0) + 999) / 1000;
+        if let Some(until_ms) = self.spent_until_ms.filter(|until_ms| *until_ms > now_ms) {
+            return format!("{name}: its daily budget is spent for {} s more", left_s(until_ms));
+        }
+        if let Some(until_ms) = self.closed_until_ms(now_ms) {
+            return format!("{name} asked to be left alone for {} s more", left_s(until_ms));
+        }
+        let (failures, open_until_ms) = self.breaker.facts();
+        match self.breaker.state(now_ms) {
+            State::Open => {
+                let left_s = left_s(open_until_ms.unwrap_or(now_ms));
+                format!(
+                    "{name} is left alone for {left_s} s more after {failures} failures in a row"
+                )
+            }
+            _ => format!("{name} is being tried by one call after {failures} failures in a row"),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+use super::*;
+use crate::config::{Config, Sources, load};
+use crate::protocol::link::Run;
+use crate::task::Usage;
+
+fn config(text: &str) -> Config {
+    let sources =
+        Sources { file: Some(("forq.toml".into(), text.to_owned())), ..Sources::default() };
+    load(&sources).unwrap().config
+}
+
+fn permits(text: &str) -> Permits {
+    let mut permits = Permits::default();
+    permits.configure(&config(text));
+    permits
+}
+
+const TWO: &str = "
+[providers.a]
+base_url = \"http://a\"
+max_concurrent = 2
+rpm = 3
+tpm = 1000
+[providers.b]
+base_url = \"http://b\"
+[models.default]
+chain = [\"a/x\", \"b/y\"]
+";
+
+fn settled(grant: &Grant, outcome: CallOutcome, tokens: Option<u64>) -> Settled {
+    let usage = tokens.map(|total_tokens| Usage {
+        prompt_tokens: total_tokens,
+        completion_tokens: 0,
+        total_tokens,
+    });
+    let run = Run { seq: 1, attempt: 1 };
+    let (grant, model) = (grant.clone(), "x".to_owned());
+    Settled { run, grant, model, outcome, usage, closed_ms: None }
+}
+
+fn fail(permits: &mut Permits, times: usize, now_ms: i64) {
+    for _ in 0..times {
+        let grant = permits.grant("m:default", 0, now_ms).unwrap();
+        permits.settle(&settled(&grant, CallOutcome::Failed, None), now_ms);
+    }
+}
+
+#[test]
+fn a_limit_is_waited_for_and_trouble_is_not() {
+    let mut permits = permits(TWO);
+    let first = permits.grant("m:default", 0, 0).unwrap();
+    let _second = permits.grant("m:default", 0, 0).unwrap();
+    assert_eq!(first.server, "a");
+    assert!(permits.grant("m:default", 0, 0).is_none(), "two at once, and no fallback for that");
+    assert!(!permits.admits("m:default", 0, 0));
+    permits.settle(
+        &Settled { closed_ms: Some(5000), ..settled(&first, CallOutcome::Failed, None) },
+        10,
+    );
+    assert_eq!(permits.grant("m:default", 0, 10).unwrap().server, "b");
+    let why = permits.grant_one_of(&["a".to_owned()], 0, 10).unwrap_err();
+    assert_eq!(why, ["a asked to be left alone for 5 s more"]);
+    assert_eq!(permits.next_change(10), Some(5010));
+    assert!(permits.grant_one_of(&["a".to_owned()], 0, 5010).unwrap().is_some());
+}
+
+#[test]
+fn the_whole_pool_shares_what_a_minute_has() {
+    let mut permits = permits(TWO);
+    for _ in 0..3 {
+        let grant = permits.grant("p:a", 0, 0).unwrap();
+        permits.settle(&settled(&grant, CallOutcome::Succeeded, None), 0);
+    }
+    assert_eq!(permits.room("p:a", 60_999), 0);
+    assert!(!permits.admits("p:a", 0, 60_999) && permits.admits("p:a", 0, 61_000));
+    assert_eq!(permits.room("p:a", 61_000), 2, "by the calls at once");
+}
+
+#[test]
+fn tokens_are_settled_with_what_was_used() {
+    let mut permits = permits(TWO);
+    let grant = permits.grant("p:a", 900, 0).unwrap();
+    assert!(!permits.admits("p:a", 200, 0));
+    permits.settle(&settled(&grant, CallOutcome::Succeeded, Some(100)), 50);
+    assert!(permits.admits("p:a", 900, 50) && !permits.admits("p:a", 901, 50));
+    let memos = permits.take_memos();
+    let spent = |requests, tokens| Memo::Spent { meter: "a".into(), slot: 0, requests, tokens };
+    assert_eq!(memos, [spent(1, 900), spent(0, -800)]);
+}
+
+#[test]
+fn a_call_that_was_never_made_costs_nothing() {
+    let mut permits = permits(TWO);
+    for way in 0..3 {
+        let grant = permits.grant("p:a", 900, 0).unwrap();
+        match way {
+            0 => permits.withdraw(grant.permit, 0),
+            1 => permits.settle(&settled(&grant, CallOutcome::Abandoned, None), 0),
+            _ => permits.release(grant.permit, 0),
+        }
+        let free = permits.admits("p:a", 900, 0);
+        assert_eq!(free, way < 2, "a lost worker's call may have been made");
+    }
+}
+
+#[test]
+fn a_breaker_opens_the_way_to_the_next_and_comes_back() {
+    let mut permits = permits(&TWO.replace("rpm = 3\n", ""));
+    fail(&mut permits, 5, 0);
+    assert_eq!(permits.grant("m:default", 0, 0).unwrap().server, "b");
+    let why = permits.grant_one_of(&["a".to_owned(), "c".to_owned()], 0, 1).unwrap_err();
+    assert_eq!(why[0], "a is left alone for 60 s more after 5 failures in a row");
+    assert_eq!(why[1], "c is not configured");
+    let probe = permits.grant("m:default", 0, 60_000).unwrap();
+    assert_eq!(probe.server, "a");
+    assert_eq!(permits.grant("m:default", 0, 60_000).unwrap().server, "b", "one probe");
+    permits.settle(&settled(&probe, CallOutcome::Succeeded, None), 60_000);
+    assert_eq!(permits.grant("m:default", 0, 60_000).unwrap().server, "a");
+}
+
+#[test]
+fn a_brokers_death_loosens_nothing() {
+    let mut before = permits(TWO);
+    let held = before.grant("p:a", 400, 0).unwrap();
+    let done = before.grant("p:a", 400, 0).unwrap();
+    let failed = Settled { closed_ms: Some(90_000), ..settled(&done, CallOutcome::Failed, None) };
+    before.settle(&failed, 0);
+    let mut after = permits(TWO);
+    after.await_worker(7);
+    after.restore(before.take_memos());
+    assert!(!after.admits("p:b", 0, 1), "nothing until the worker has spoken");
+    after.hold(&held);
+    after.hold(&held);
+    after.heard(7);
+    assert!(after.admits("p:b", 0, 1) && !after.admits("p:a", 0, 1));
+    assert_eq!(after.room("p:a", 90_000), 1, "one is under way");
+    after.settle(&settled(&held, CallOutcome::Succeeded, Some(9)), 2);
+    assert_eq!(after.room("p:a", 90_000), 2);
+}
+
+#[test]
+fn a_reload_keeps_what_was_counted() {
+    let mut permits = permits(TWO);
+    let grant = permits.grant("p:a", 0, 0).unwrap();
+    permits.configure(&config(&TWO.replace("max_concurrent = 2", "max_concurrent = 1")));
+    assert!(!permits.admits("p:a", 0, 0));
+    permits.configure(&config("[providers.c]\nbase_url = \"http://c\""));
+    assert!(permits.admits("p:a", 0, 0), "a gate of before holds nobody up");
+    permits.settle(&settled(&grant, CallOutcome::Succeeded, None), 0);
+    assert!(permits.grant("m:default", 0, 0).is_none());
+}
+
+#[test]
+fn gates_compete_for_one_server() {
+    let permits = permits(TWO);
+    let a = ["a".to_owned()];
+    assert!(permits.competes("m:default", &a, 0) && permits.competes("p:a", &a, 0));
+    assert!(!permits.competes("p:b", &a, 0) && !permits.competes("m:none", &a, 0));
+}
