@@ -7,9 +7,10 @@ use toml::Value;
 
 use super::error::{ConfigError, Origin};
 use super::key::Key;
+use super::kind::split_entry;
 use super::layers::Settings;
 use super::pool::{HEARTBEAT, HEARTBEAT_TIMEOUT_MIN, Queue};
-use super::rules::{RULES, Rule, split_entry};
+use super::rules::{RULES, Rule};
 use super::units::{duration_of, format_duration, quote};
 
 /// Keys that a section which was written must have.
@@ -35,7 +36,10 @@ pub(super) fn contradictions(settings: &Settings, errors: &mut Vec<ConfigError>)
     errors.extend(backoff(settings));
     for section in settings.sections.keys() {
         errors.extend(api_keys(settings, section));
+        errors.extend(budget_without_price(settings, section));
     }
+    errors.extend(services(settings));
+    errors.extend(schedules(settings));
     errors.extend(
         chains(settings, true)
             .into_iter()
@@ -111,6 +115,64 @@ fn api_keys(settings: &Settings, section: &Key) -> Option<ConfigError> {
     let (second, origin) = set.next()?;
     let reason = format!("{second} contradicts {first} ({first_origin}): keep one of them");
     Some(ConfigError::key(origin, reason))
+}
+
+/// A provider's budget counts in the currency of its price.
+fn budget_without_price(settings: &Settings, section: &Key) -> Option<ConfigError> {
+    let key = section.child("daily_budget");
+    let is_providers = section.parent() == Key::dotted("providers");
+    let (value, origin) = settings.get(&key).filter(|_| is_providers)?;
+    let price = section.child("price");
+    (!settings.sections.contains_key(&price) && !settings.refused.contains(&price)).then(|| {
+        let reason = format!("needs {price}: without it nothing that it does costs anything");
+        ConfigError::value(origin, &key, value, reason)
+    })
+}
+
+/// Entries of tools' chains that name no service of theirs. Unlike a model's fallback, a service
+/// stands in the same section.
+fn services(settings: &Settings) -> Vec<ConfigError> {
+    let mut errors = Vec::new();
+    for (key, (value, origin)) in &settings.values {
+        let is_chain = Rule::of(key).is_some_and(|rule| rule.pattern == "tools.*.chain");
+        let entries = value.as_array().filter(|_| is_chain).map_or(&[][..], Vec::as_slice);
+        for name in entries.iter().filter_map(Value::as_str) {
+            let service = key.parent().child("services").child(name);
+            if !settings.sections.contains_key(&service) {
+                let reason = format!("{} names an unknown service: add [{service}]", quote(name));
+                errors.push(ConfigError::value(origin, key, value, reason));
+            }
+        }
+    }
+    errors
+}
+
+/// What the keys of one `[[schedule]]` may not say together, and two with one name.
+fn schedules(settings: &Settings) -> Vec<ConfigError> {
+    let key = Key::dotted("schedule");
+    let Some(items) = settings.get(&key).and_then(|(value, _)| value.as_array()) else {
+        return Vec::new();
+    };
+    let origins = settings.items.get(&key).map_or(&[][..], Vec::as_slice);
+    let mut errors = Vec::new();
+    for (index, (item, origin)) in items.iter().zip(origins).enumerate() {
+        let mut tell = |reason: &str| {
+            errors.push(ConfigError::key(origin, format!("{key}[{index}] {reason}")));
+        };
+        match (item.get("cron"), item.get("every")) {
+            (None, None) => tell("says no time: set one of cron and every"),
+            (Some(_), Some(_)) => tell("has both cron and every: keep one of them"),
+            (None, Some(_)) if item.get("timezone").is_some() => {
+                tell("has a timezone, which only cron needs: remove it or use cron");
+            }
+            _ => {}
+        }
+        let name = item.get("name");
+        if let Some(at) = items.iter().take(index).position(|other| other.get("name") == name) {
+            tell(&format!("has the name of {key}[{at}]: give it another"));
+        }
+    }
+    errors
 }
 
 type ChainFault<'a> = (&'a Origin, &'a Key, &'a Value, String);

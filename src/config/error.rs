@@ -3,8 +3,6 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::key::Key;
-
 /// Where a value came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
@@ -101,12 +99,17 @@ impl ConfigError {
         ConfigError::Key { origin: origin.clone(), reason }
     }
 
-    pub(super) fn value(origin: &Origin, key: &Key, value: &toml::Value, reason: String) -> Self {
+    pub(super) fn value(
+        origin: &Origin,
+        key: impl fmt::Display,
+        value: &toml::Value,
+        reason: String,
+    ) -> Self {
         let found = Some(one_line(value));
         ConfigError::Value { origin: origin.clone(), key: key.to_string(), found, reason }
     }
 
-    pub(super) fn secret(origin: &Origin, key: &Key, reason: String) -> Self {
+    pub(super) fn secret(origin: &Origin, key: impl fmt::Display, reason: String) -> Self {
         ConfigError::Value { origin: origin.clone(), key: key.to_string(), found: None, reason }
     }
 }

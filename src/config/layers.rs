@@ -9,8 +9,10 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use toml::{Spanned, Value};
 
 use super::error::{ConfigError, Origin};
+use super::items::check_items;
 use super::key::Key;
-use super::rules::{Rule, check_name, children};
+use super::kind::{Kind, check_name};
+use super::rules::{Rule, children};
 use super::suggest::unknown;
 
 /// An option on the command line that sets a key.
@@ -25,8 +27,9 @@ pub struct Override {
 }
 
 /// A value of one layer, before anything is known about its key.
-enum Node {
+pub(super) enum Node {
     Leaf(Value),
+    List(Vec<(Origin, Node)>),
     Table(Vec<(String, Origin, Node)>),
 }
 
@@ -37,6 +40,8 @@ pub(super) struct Settings {
     pub(super) values: BTreeMap<Key, (Value, Origin)>,
     /// The sections that were written, also empty ones, and where first.
     pub(super) sections: BTreeMap<Key, Origin>,
+    /// Where each item of an array of sections begins.
+    pub(super) items: BTreeMap<Key, Vec<Origin>>,
     /// The keys that hold something bad: told already, so not to be missed as well.
     pub(super) refused: Vec<Key>,
 }
@@ -95,7 +100,17 @@ impl Settings {
     /// Checks what stands at `key` and takes it in.
     fn add(&mut self, key: &Key, origin: &Origin, node: Node, errors: &mut Vec<ConfigError>) {
         if let Some(rule) = Rule::of(key) {
-            let value = value_of_node(node);
+            if let (Kind::Items(rules), Node::List(items)) = (rule.kind, &node) {
+                let bad = check_items(key, items, rules);
+                if !bad.is_empty() {
+                    errors.extend(bad);
+                    self.refused.push(key.clone());
+                    return;
+                }
+                let origins = items.iter().map(|(origin, _)| origin.clone()).collect();
+                self.items.insert(key.clone(), origins);
+            }
+            let value = value_of_node(&node);
             match rule.kind.check(&value) {
                 Ok(()) => {
                     self.values.insert(key.clone(), (value, origin.clone()));
@@ -122,11 +137,14 @@ impl Settings {
             let child = key.child(&name);
             if known.contains(&"*") {
                 if let Err(reason) = check_name(key.last(), &name) {
-                    errors.push(ConfigError::key(&origin, format!("the name {child} {reason}")));
+                    errors.push(ConfigError::key(
+                        &origin,
+                        format!("the name {child} must be {reason}"),
+                    ));
                     continue;
                 }
             } else if !known.contains(&name.as_str()) {
-                errors.push(ConfigError::key(&origin, unknown(&child, &known)));
+                errors.push(ConfigError::key(&origin, unknown(&child, &name, &known)));
                 continue;
             }
             self.add(&child, &origin, node, errors);
@@ -154,15 +172,21 @@ fn node_of_value(value: Value, origin: &Origin) -> Node {
                 .map(|(name, value)| (name, origin.clone(), node_of_value(value, origin)))
                 .collect(),
         ),
+        Value::Array(items) => Node::List(
+            items.into_iter().map(|item| (origin.clone(), node_of_value(item, origin))).collect(),
+        ),
         leaf => Node::Leaf(leaf),
     }
 }
 
-fn value_of_node(node: Node) -> Value {
+pub(super) fn value_of_node(node: &Node) -> Value {
     match node {
-        Node::Leaf(value) => value,
+        Node::Leaf(value) => value.clone(),
+        Node::List(items) => {
+            Value::Array(items.iter().map(|(_, node)| value_of_node(node)).collect())
+        }
         Node::Table(entries) => Value::Table(
-            entries.into_iter().map(|(name, _, node)| (name, value_of_node(node))).collect(),
+            entries.iter().map(|(name, _, node)| (name.clone(), value_of_node(node))).collect(),
         ),
     }
 }
@@ -186,6 +210,10 @@ impl<'a> Lines<'a> {
         self.starts.partition_point(|&start| start <= offset)
     }
 
+    fn origin(&self, offset: usize) -> Origin {
+        Origin::File { path: self.path.clone(), line: self.line(offset) }
+    }
+
     /// The column of an offset, from 1, in characters.
     fn column(&self, offset: usize) -> usize {
         let start = self.starts.get(self.line(offset) - 1).copied().unwrap_or(0);
@@ -204,8 +232,7 @@ impl<'a> Lines<'a> {
 
     fn node_of_table(&self, table: DeTable<'_>) -> Node {
         let entry = |(name, value): (Spanned<std::borrow::Cow<'_, str>>, Spanned<DeValue<'_>>)| {
-            let line = self.line(name.span().start);
-            let origin = Origin::File { path: self.path.clone(), line };
+            let origin = self.origin(name.span().start);
             (name.into_inner().into_owned(), origin, self.node(value))
         };
         let mut entries: Vec<_> = table.into_iter().map(entry).collect();
@@ -217,6 +244,12 @@ impl<'a> Lines<'a> {
         let span = value.span();
         match value.into_inner() {
             DeValue::Table(table) => self.node_of_table(table),
+            DeValue::Array(items) => Node::List(
+                items
+                    .into_iter()
+                    .map(|item| (self.origin(item.span().start), self.node(item)))
+                    .collect(),
+            ),
             leaf => {
                 let written = ValueDeserializer::from(Spanned::new(span.clone(), leaf));
                 // It fails for a whole number beyond 64 bits: as a float, no rule takes it.

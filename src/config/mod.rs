@@ -8,8 +8,9 @@
 //! # Layout
 //! - [`read`](read_sources): the edge, which reads the file and the environment
 //! - `layers`, `key`: from text to settings, each with its origin
-//! - `rules`: what each key may hold; `checks`: what keys may not say together; `suggest`
-//! - `pool`, `models`: the types, and the defaults
+//! - `rules`: every key; `kind`: what it may hold; `checks`: what keys may not say together;
+//!   `suggest`
+//! - `pool`, `models`, `tools`, `schedule`: the types, and the defaults
 //! - `secret`: reading an API key, at the moment that it is needed
 //! - `show`, `schema`, `starter.toml`: the verbs of `forq config`
 //!
@@ -18,18 +19,22 @@
 
 mod checks;
 mod error;
+mod items;
 mod key;
+mod kind;
 mod layers;
 mod models;
 mod pool;
 mod read;
 mod rules;
+mod schedule;
 mod schema;
 mod secret;
 mod show;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod tools;
 mod units;
 
 use std::collections::BTreeMap;
@@ -40,16 +45,18 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 pub use error::{ConfigError, ConfigErrors, Origin};
+pub use kind::is_queue_name;
 pub use layers::Override;
-pub use models::{Agent, Breaker, Model, Price, Provider};
+pub use models::{Agent, Breaker, Model, Price, Provider, Streaming};
 pub use pool::{
-    Durability, HEARTBEAT, Http, INPUT_BYTES_MAX, Log, LogFormat, LogLevel, NamedQueue, Queue,
-    Workers,
+    Cache, Durability, HEARTBEAT, Http, INPUT_BYTES_MAX, Log, LogFormat, LogLevel, NamedQueue,
+    Queue, Workers,
 };
 pub use read::read_sources;
-pub use rules::is_queue_name;
+pub use schedule::Schedule;
 pub use schema::schema;
 pub use show::{Shown, show, starter};
+pub use tools::{Service, Tool};
 pub use units::{DURATION_MAX, format_duration, parse_duration};
 
 use key::Key;
@@ -71,11 +78,16 @@ pub struct Config {
     pub providers: BTreeMap<String, Provider>,
     /// Models as tasks ask for them, by name.
     pub models: BTreeMap<String, Model>,
+    /// Tools as tasks call them, by name.
+    pub tools: BTreeMap<String, Tool>,
+    /// The answers that are kept for equal requests.
+    pub cache: Cache,
     /// The HTTP edge. Reserved: takes effect with the HTTP edge.
     pub http: Http,
-    /// Prompts, models and priorities for workflows, by name. Reserved: takes effect with
-    /// workflows.
+    /// Prompts, models, priorities and budgets of agents, by name.
     pub agents: BTreeMap<String, Agent>,
+    /// Tasks that are submitted by the clock.
+    pub schedule: Vec<Schedule>,
 }
 
 /// Everything that a configuration is made of, read but not yet understood.

@@ -25,16 +25,13 @@ pub struct Provider {
     /// The systemd credential that holds its API key: a file in `$CREDENTIALS_DIRECTORY`.
     #[schemars(with = "String")]
     pub api_key_credential: Option<String>,
-    /// Calls at once over the whole pool; absent: no limit. Reserved: takes effect with provider
-    /// limits.
+    /// Calls at once over the whole pool; absent: no limit.
     #[schemars(with = "u32")]
     pub max_concurrent: Option<u32>,
-    /// Requests a minute over the whole pool; absent: no limit. Reserved: takes effect with
-    /// provider limits.
+    /// Requests a minute over the whole pool; absent: no limit.
     #[schemars(with = "u32")]
     pub rpm: Option<u32>,
-    /// Tokens a minute over the whole pool; absent: no limit. Reserved: takes effect with
-    /// provider limits.
+    /// Tokens a minute over the whole pool; absent: no limit.
     #[schemars(with = "u64")]
     pub tpm: Option<u64>,
     /// Time limit of one call.
@@ -46,10 +43,14 @@ pub struct Provider {
     /// Time limit of the wait between two tokens of a stream.
     #[serde(with = "DurationText")]
     pub idle_timeout: Duration,
-    /// What tokens cost. Reserved: takes effect with budgets.
+    /// What tokens cost; absent: what it does counts as free.
     #[schemars(with = "Price")]
     pub price: Option<Price>,
-    /// When to leave a failing provider alone. Reserved: takes effect with provider limits.
+    /// Spent on it in one UTC day at most, in the currency of `price`, which it needs; then it is
+    /// passed over until midnight UTC. Absent: no limit.
+    #[schemars(with = "f64")]
+    pub daily_budget: Option<f64>,
+    /// When to leave a failing provider alone.
     pub breaker: Breaker,
 }
 
@@ -67,6 +68,7 @@ impl Default for Provider {
             first_token_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(30),
             price: None,
+            daily_budget: None,
             breaker: Breaker::default(),
         }
     }
@@ -82,7 +84,7 @@ pub struct Price {
     pub output_per_mtok: f64,
 }
 
-/// When to leave a failing provider alone, and for how long.
+/// When to leave a failing provider or service alone, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Breaker {
@@ -103,28 +105,44 @@ impl Default for Breaker {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Model {
-    /// What to call, in this order, until one answers: `provider/model`, split at the first `/`.
-    /// The first must name a configured provider; a later one that does not is a warning, and
-    /// is skipped.
+    /// What to call, in this order, until one answers: the primary, then its fallbacks, each a
+    /// `provider/model`, split at the first `/`. The first must name a configured provider; a
+    /// later one that does not is a warning, and is skipped.
     pub chain: Vec<String>,
-    /// How long an answer is given again to an equal request; 0s: never. Reserved: takes effect
-    /// with the cache.
+    /// How long an answer is given again to an equal request; 0s: never.
     #[serde(with = "DurationText")]
     pub cache_ttl: Duration,
+    /// What a stream does when a provider breaks off in the middle of its answer.
+    pub streaming: Streaming,
 }
 
-/// A prompt, a model and a priority under one name, for workflows. Reserved: takes effect with
-/// workflows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// What a stream does when a provider breaks off in the middle of its answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Streaming {
+    /// Text is told as it comes; if the provider breaks off, the stream says `restarted` and the
+    /// next provider's answer begins.
+    #[default]
+    Restart,
+    /// Text is held back until the provider has proved itself.
+    BufferFirst,
+}
+
+/// What one agent's tasks are like: a chat task with `agent` takes these unless it says otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Agent {
-    /// 0 to 9, 9 first; absent: the task's own. Reserved: takes effect with workflows.
+    /// 0 to 9, 9 first; absent: the task's own.
     #[schemars(with = "u8")]
     pub priority: Option<u8>,
-    /// The model that it asks for; absent: `default`. Reserved: takes effect with workflows.
+    /// The model that it asks for; absent: `default`.
     #[schemars(with = "String")]
     pub model: Option<String>,
-    /// Its system prompt. Reserved: takes effect with workflows.
+    /// Its system prompt; absent: none.
     #[schemars(with = "String")]
     pub prompt: Option<String>,
+    /// Spent by its tasks in one UTC day at most, in the currency of the providers' `price`; more
+    /// submissions are refused (exit 7) until midnight UTC. Absent: no limit.
+    #[schemars(with = "f64")]
+    pub daily_budget: Option<f64>,
 }

@@ -1,4 +1,5 @@
-//! The sections about forq itself: `[workers]`, `[queue]`, `[queues.NAME]`, `[log]`, `[http]`.
+//! The sections about forq itself: `[workers]`, `[queue]`, `[queues.NAME]`, `[cache]`,
+//! `[log]`, `[http]`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -106,8 +107,12 @@ pub struct Queue {
     #[serde(with = "DurationText")]
     pub result_ttl: Duration,
     /// The part of the memory of the machine or cgroup past which caches are shed, then new work
-    /// refused. Reserved: takes effect with memory pressure.
+    /// refused (exit 5).
     pub memory_high: f64,
+    /// Spent by all tasks in one UTC day at most, in the currency of the providers' `price`; more
+    /// submissions are refused (exit 7) until midnight UTC. Absent: no limit.
+    #[schemars(with = "f64")]
+    pub daily_budget: Option<f64>,
 }
 
 impl Default for Queue {
@@ -122,6 +127,7 @@ impl Default for Queue {
             retry_backoff_max: Duration::from_secs(60),
             result_ttl: Duration::from_secs(24 * 60 * 60),
             memory_high: 0.8,
+            daily_budget: None,
         }
     }
 }
@@ -140,7 +146,7 @@ pub enum Durability {
 }
 
 /// One queue that a section names. A queue without a section has the defaults.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NamedQueue {
     /// Its turns in proportion to other queues', within a priority.
@@ -148,11 +154,30 @@ pub struct NamedQueue {
     /// Tasks of it that run at once; absent: no limit of its own.
     #[schemars(with = "u32")]
     pub max_running: Option<u32>,
+    /// Spent by its tasks in one UTC day at most, in the currency of the providers' `price`; more
+    /// submissions are refused (exit 7) until midnight UTC. Absent: no limit of its own.
+    #[schemars(with = "f64")]
+    pub daily_budget: Option<f64>,
 }
 
 impl Default for NamedQueue {
     fn default() -> Self {
-        Self { weight: 1, max_running: None }
+        Self { weight: 1, max_running: None, daily_budget: None }
+    }
+}
+
+/// The answers that are kept for equal requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cache {
+    /// Bytes of the kept answers at most; 0: no cache.
+    #[serde(with = "SizeText")]
+    pub bytes_max: u64,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { bytes_max: 64 << 20 }
     }
 }
 

@@ -5,7 +5,8 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::Config;
-use super::rules::{Kind, RULES, Rule, name_pattern};
+use super::kind::{Kind, name_pattern};
+use super::rules::{RULES, Rule};
 
 /// The JSON Schema (draft 2020-12) that editors check a `forq.toml` with.
 pub fn schema() -> Value {
@@ -16,12 +17,7 @@ pub fn schema() -> Value {
     drop_nulls(&mut root);
     for rule in RULES {
         bound(&mut root, rule);
-    }
-    for section in ["queues", "providers", "models", "agents"] {
-        let named = root.pointer_mut(&format!("/properties/{section}"));
-        if let Some(named) = named.and_then(Value::as_object_mut) {
-            named.insert("propertyNames".to_owned(), json!({ "pattern": name_pattern(section) }));
-        }
+        bound_names(&mut root, rule);
     }
     if let Some(root) = root.as_object_mut() {
         root.insert("title".to_owned(), json!("forq.toml"));
@@ -41,16 +37,19 @@ fn drop_nulls(schema: &mut Value) {
 fn bound(root: &mut Value, rule: &Rule) {
     let mut parts: Vec<_> = rule.parts().collect();
     let Some(name) = parts.pop() else { return };
-    let section = parts.iter().try_fold(root, |schema, part| match *part {
-        "*" => schema.get_mut("additionalProperties"),
-        part => schema.get_mut("properties")?.get_mut(part),
-    });
-    let Some(section) = section.and_then(Value::as_object_mut) else { return };
-    if rule.required {
+    let Some(section) = at(root, &parts) else { return };
+    if rule.required
+        && let Some(section) = section.as_object_mut()
+    {
         require(section, name);
     }
-    let key = section.get_mut("properties").and_then(|keys| keys.get_mut(name));
-    let Some(key) = key.and_then(Value::as_object_mut) else { return };
+    let Some(key) = at(section, &[name]) else { return };
+    if let Kind::Items(rules) = rule.kind
+        && let Some(items) = key.get_mut("items")
+    {
+        rules.iter().for_each(|rule| bound(items, rule));
+    }
+    let Some(key) = key.as_object_mut() else { return };
     if rule.required {
         key.remove("default");
     }
@@ -64,6 +63,26 @@ fn bound(root: &mut Value, rule: &Rule) {
         let said = key.get("description").and_then(Value::as_str).unwrap_or_default();
         let text = format!("{said}\n\nAllowed: {}.", rule.kind.allowed());
         key.insert("description".to_owned(), json!(text));
+    }
+}
+
+/// The schema of what stands under `parts` in the section of a schema.
+fn at<'a>(schema: &'a mut Value, parts: &[&str]) -> Option<&'a mut Value> {
+    parts.iter().try_fold(schema, |schema, part| match *part {
+        "*" => schema.get_mut("additionalProperties"),
+        part => schema.get_mut("properties")?.get_mut(part),
+    })
+}
+
+/// Writes which names each section of a user's names takes.
+fn bound_names(root: &mut Value, rule: &Rule) {
+    let parts: Vec<_> = rule.parts().collect();
+    for (index, _) in parts.iter().enumerate().filter(|(_, part)| **part == "*") {
+        let path = parts.get(..index).unwrap_or_default();
+        let section = path.last().copied().unwrap_or_default();
+        if let Some(named) = at(root, path).and_then(Value::as_object_mut) {
+            named.insert("propertyNames".to_owned(), json!({ "pattern": name_pattern(section) }));
+        }
     }
 }
 

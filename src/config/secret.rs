@@ -7,9 +7,17 @@ use std::path::Path;
 use secrecy::SecretString;
 
 use super::models::Provider;
+use super::tools::Service;
 
 /// Bytes of a file with an API key at most.
 const KEY_BYTES_MAX: u64 = 16 << 10;
+
+/// Where an API key is: at most one of the three is set.
+struct Place<'a> {
+    env: Option<&'a str>,
+    file: Option<&'a Path>,
+    credential: Option<&'a str>,
+}
 
 impl Provider {
     /// The API key, from wherever the configuration says: nothing if it says nothing. Reads a
@@ -20,26 +28,51 @@ impl Provider {
         &self,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<SecretString>, String> {
-        if let Some(name) = &self.api_key_env {
-            let text = env(name).ok_or_else(|| {
-                format!("api_key_env: the environment variable {name} is not set")
-            })?;
-            return key_of(&text, &format!("api_key_env: the environment variable {name}"))
-                .map(Some);
-        }
-        if let Some(path) = &self.api_key_file {
-            return key_of_file(path, "api_key_file").map(Some);
-        }
-        if let Some(name) = &self.api_key_credential {
-            let folder = env("CREDENTIALS_DIRECTORY").ok_or_else(|| {
-                format!(
-                    "api_key_credential: there is no CREDENTIALS_DIRECTORY: run under systemd with LoadCredential={name}:PATH"
-                )
-            })?;
-            return key_of_file(&Path::new(&folder).join(name), "api_key_credential").map(Some);
-        }
-        Ok(None)
+        let place = Place {
+            env: self.api_key_env.as_deref(),
+            file: self.api_key_file.as_deref(),
+            credential: self.api_key_credential.as_deref(),
+        };
+        key_at(&place, env)
     }
+}
+
+impl Service {
+    /// The API key, as [`Provider::api_key`] says.
+    pub fn api_key(
+        &self,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<SecretString>, String> {
+        let place = Place {
+            env: self.api_key_env.as_deref(),
+            file: self.api_key_file.as_deref(),
+            credential: self.api_key_credential.as_deref(),
+        };
+        key_at(&place, env)
+    }
+}
+
+fn key_at(
+    place: &Place<'_>,
+    env: impl Fn(&str) -> Option<String>,
+) -> Result<Option<SecretString>, String> {
+    if let Some(name) = place.env {
+        let setting = format!("api_key_env: the environment variable {name}");
+        let text = env(name).ok_or_else(|| format!("{setting} is not set"))?;
+        return key_of(&text, &setting).map(Some);
+    }
+    if let Some(path) = place.file {
+        return key_of_file(path, "api_key_file").map(Some);
+    }
+    if let Some(name) = place.credential {
+        let folder = env("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+            format!(
+                "api_key_credential: there is no CREDENTIALS_DIRECTORY: run under systemd with LoadCredential={name}:PATH"
+            )
+        })?;
+        return key_of_file(&Path::new(&folder).join(name), "api_key_credential").map(Some);
+    }
+    Ok(None)
 }
 
 fn key_of_file(path: &Path, setting: &str) -> Result<SecretString, String> {
@@ -99,6 +132,14 @@ mod tests {
         assert_eq!(error(&[]), "api_key_env: the environment variable KEY is not set");
         assert_eq!(error(&[("KEY", " ")]), "api_key_env: the environment variable KEY is empty");
         assert!(!error(&[("KEY", "sk-1\nsk-2")]).contains("sk-"));
+    }
+
+    #[test]
+    fn services_have_keys_too() {
+        let service = Service { api_key_env: Some("KEY".to_owned()), ..Service::default() };
+        let key = service.api_key(|_| Some("sk-1".to_owned())).unwrap().unwrap();
+        assert_eq!(key.expose_secret(), "sk-1");
+        assert!(Service::default().api_key(|_| None).unwrap().is_none());
     }
 
     #[test]

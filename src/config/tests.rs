@@ -42,7 +42,10 @@ fn the_example_loads() {
     let config = &loaded.config;
     assert_eq!(config.workers, Workers::default());
     assert_eq!(config.queue, Queue { result_ttl: Duration::from_secs(86_400), ..Queue::default() });
-    assert_eq!(config.queues["tenant-a"], NamedQueue { weight: 2, max_running: Some(20) });
+    assert_eq!(
+        config.queues["tenant-a"],
+        NamedQueue { weight: 2, max_running: Some(20), daily_budget: None }
+    );
     let provider = &config.providers["deepseek"];
     assert_eq!(provider.base_url, "https://api.deepseek.com/v1");
     assert_eq!(provider.api_key_env.as_deref(), Some("DEEPSEEK_API_KEY"));
@@ -93,7 +96,7 @@ const BAD_FILES: &[(&str, &str)] = &[
     ),
     (
         "\"a\\nb\" = 1",
-        "forq.toml line 1: unknown key \"a\\nb\"; allowed here: workers, queue, queues, log, providers, models, http, agents",
+        "forq.toml line 1: unknown key \"a\\nb\"; allowed here: workers, queue, queues, log, providers, models, tools, cache, http, agents, schedule",
     ),
     (
         "workers = 3",
@@ -297,7 +300,7 @@ fn bad_variables_and_options_are_named() {
         ),
         (
             ("FORQ_STATE__DIR", "/x"),
-            "environment FORQ_STATE__DIR: unknown key state; allowed here: workers, queue, queues, log, providers, models, http, agents",
+            "environment FORQ_STATE__DIR: unknown key state; allowed here: workers, queue, queues, log, providers, models, tools, cache, http, agents, schedule",
         ),
     ];
     for (pair, sentence) in table {
@@ -334,7 +337,15 @@ fn the_starter_loads_and_so_does_all_that_it_comments_out() {
     let loaded = load(&file(&lines.join("\n"))).unwrap();
     // What it shows as a default is the default.
     assert_eq!(loaded.config.workers, defaults.workers);
-    assert_eq!(loaded.config.queue, defaults.queue);
+    assert_eq!(loaded.config.queue, Queue { daily_budget: Some(50.0), ..defaults.queue });
+    assert_eq!(loaded.config.cache, defaults.cache);
+    assert_eq!(loaded.config.models["default"].streaming, Streaming::default());
+    let tool = &loaded.config.tools["search"];
+    assert_eq!(
+        (tool.timeout, tool.stale_ttl),
+        (Tool::default().timeout, Tool::default().stale_ttl)
+    );
+    assert_eq!(tool.services["main"].method, Service::default().method);
     assert_eq!(loaded.config.log.format, defaults.log.format);
     assert_eq!(loaded.config.log.level, defaults.log.level);
     assert_eq!(loaded.config.providers["sim"].timeout, Provider::default().timeout);

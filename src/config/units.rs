@@ -139,6 +139,27 @@ impl JsonSchema for DurationText {
     }
 }
 
+/// For `#[serde(with)]`: a [`Duration`] that may be absent, where there is a default.
+pub(super) struct OptionalDurationText;
+
+impl OptionalDurationText {
+    pub(super) fn serialize<S: Serializer>(
+        value: &Option<Duration>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => DurationText::serialize(value, to),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        DurationText::deserialize(from).map(Some)
+    }
+}
+
 /// For `#[serde(with)]`: a size in bytes that is text or a plain number in files.
 pub(super) struct SizeText;
 
