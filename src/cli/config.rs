@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 
 use super::out::Out;
 use super::{CliError, Exit, Globals};
-use crate::config::{ConfigErrors, Loaded, Shown, load, read_sources, schema, show, starter};
+use crate::config::{
+    ConfigErrors, Loaded, Shown, key_warnings, load, read_sources, schema, show, starter,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
@@ -73,10 +75,14 @@ fn check(file: Option<PathBuf>, globals: &Globals, out: &mut Out) -> Result<(), 
         None => effective_file(globals)?,
     };
     match read(&path, must_exist) {
-        Ok(loaded) if out.json => {
-            out.value(&json!({ "ok": true, "file": path, "warnings": loaded.warnings }))
-        }
-        Ok(loaded) => {
+        Ok(mut loaded) => {
+            // The keys that are seen from here, which may be another environment than the daemon's.
+            let keys = key_warnings(&loaded, |name| std::env::var(name).ok());
+            loaded.warnings.extend(keys);
+            if out.json {
+                let warnings = &loaded.warnings;
+                return out.value(&json!({ "ok": true, "file": path, "warnings": warnings }));
+            }
             warn(&loaded, out);
             if !path.exists() {
                 out.note("hint: there is no such file: the defaults hold");

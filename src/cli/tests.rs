@@ -481,4 +481,11 @@ fn a_configuration_is_started_checked_and_shown() {
     assert!(told.error.contains("line 4") && told.error.contains("mni"), "{}", told.error);
     assert!(told.data.contains("\"ok\":false"), "{}", told.data);
     assert_eq!(run(&["config", "check", "/no/such.toml"]).exit, 2);
+
+    let keyless = folder.path().join("keyless.toml");
+    let text = "models.default.chain = ['x/m']\nproviders.x = { base_url = 'http://x', api_key_env = 'NO_SUCH_KEY' }\n";
+    std::fs::write(&keyless, text).unwrap();
+    let told = run(&["config", "check", keyless.to_str().unwrap(), "--json"]);
+    assert_eq!(told.exit, 0);
+    assert!(told.data.contains("line 2: providers.x.api_key_env: "), "{}", told.data);
 }

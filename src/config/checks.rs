@@ -13,6 +13,9 @@ use super::pool::{HEARTBEAT, HEARTBEAT_TIMEOUT_MIN, Queue};
 use super::rules::{RULES, Rule};
 use super::units::{duration_of, format_duration, quote};
 
+/// The places of an API key, of which a section has one at most.
+const API_KEYS: [&str; 3] = ["api_key_env", "api_key_file", "api_key_credential"];
+
 /// Keys that a section which was written must have.
 pub(super) fn missing(settings: &Settings, errors: &mut Vec<ConfigError>) {
     for rule in RULES.iter().filter(|rule| rule.required) {
@@ -37,6 +40,7 @@ pub(super) fn contradictions(settings: &Settings, errors: &mut Vec<ConfigError>)
     for section in settings.sections.keys() {
         errors.extend(api_keys(settings, section));
         errors.extend(budget_without_price(settings, section));
+        errors.extend(headers(settings, section));
     }
     errors.extend(services(settings));
     errors.extend(schedules(settings));
@@ -47,12 +51,11 @@ pub(super) fn contradictions(settings: &Settings, errors: &mut Vec<ConfigError>)
     );
 }
 
-/// What is probably not meant, but can be lived with.
-pub(super) fn warnings(settings: &Settings) -> Vec<String> {
-    chains(settings, false)
-        .into_iter()
-        .map(|(origin, key, _, reason)| format!("{origin}: {key}: {reason}"))
-        .collect()
+/// Fallbacks that name no configured provider, with what there is to say.
+pub(super) fn unknown_fallbacks(
+    settings: &Settings,
+) -> impl Iterator<Item = (&Origin, &Key, String)> {
+    chains(settings, false).into_iter().map(|(origin, key, _, reason)| (origin, key, reason))
 }
 
 /// Both bounds were set, the wrong way round. If only one was, the other follows it.
@@ -107,7 +110,7 @@ fn backoff(settings: &Settings) -> Option<ConfigError> {
 
 /// Two places for one API key.
 fn api_keys(settings: &Settings, section: &Key) -> Option<ConfigError> {
-    let mut set = ["api_key_env", "api_key_file", "api_key_credential"]
+    let mut set = API_KEYS
         .map(|name| section.child(name))
         .into_iter()
         .filter_map(|key| settings.get(&key).map(|(_, origin)| (key, origin)));
@@ -127,6 +130,37 @@ fn budget_without_price(settings: &Settings, section: &Key) -> Option<ConfigErro
         let reason = format!("needs {price}: without it nothing that it does costs anything");
         ConfigError::value(origin, &key, value, reason)
     })
+}
+
+/// Headers of one service that are one header: their names differ in case alone, or the API key
+/// goes there.
+fn headers(settings: &Settings, section: &Key) -> Vec<ConfigError> {
+    let is_headers = Rule::of(&section.child("x"))
+        .is_some_and(|rule| rule.pattern == "tools.*.services.*.headers.*");
+    let service = section.parent();
+    let key_header = service.child("api_key_header");
+    let has_key = API_KEYS.iter().any(|name| settings.get(&service.child(name)).is_some());
+    let for_key = match settings.get(&key_header).and_then(|(value, _)| value.as_str()) {
+        _ if !has_key => None,
+        named => Some(named.unwrap_or("Authorization")),
+    };
+    let mut errors = Vec::new();
+    let mut seen: Vec<Key> = Vec::new();
+    let all = settings.values.range(section.clone()..);
+    let all = all.take_while(|(key, _)| key.parts().starts_with(section.parts()));
+    for (key, (_, origin)) in all.filter(|_| is_headers) {
+        let same = |name: &str| name.eq_ignore_ascii_case(key.last());
+        if for_key.is_some_and(same) {
+            let reason = format!("{key} is where the API key goes: remove it");
+            errors.push(ConfigError::key(origin, reason));
+        }
+        if let Some(earlier) = seen.iter().find(|earlier| same(earlier.last())) {
+            let reason = format!("{key} is the same header as {earlier}: keep one of them");
+            errors.push(ConfigError::key(origin, reason));
+        }
+        seen.push(key.clone());
+    }
+    errors
 }
 
 /// Entries of tools' chains that name no service of theirs. Unlike a model's fallback, a service

@@ -180,7 +180,7 @@ impl Kind {
                     .to_owned()
             }
             Kind::Zone => "a time zone of the IANA database, such as \"Europe/Berlin\"".to_owned(),
-            Kind::Items(_) => "an array of sections: write its name in [[ ]]".to_owned(),
+            Kind::Items(_) => "an array of sections, each headed [[schedule]]".to_owned(),
         }
     }
 

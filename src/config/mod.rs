@@ -9,7 +9,7 @@
 //! - [`read`](read_sources): the edge, which reads the file and the environment
 //! - `layers`, `key`: from text to settings, each with its origin
 //! - `rules`: every key; `kind`: what it may hold; `checks`: what keys may not say together;
-//!   `suggest`
+//!   `items`: arrays of sections; `warnings`; `suggest`
 //! - `pool`, `models`, `tools`, `schedule`: the types, and the defaults
 //! - `secret`: reading an API key, at the moment that it is needed
 //! - `show`, `schema`, `starter.toml`: the verbs of `forq config`
@@ -36,6 +36,7 @@ mod suggest;
 mod tests;
 mod tools;
 mod units;
+mod warnings;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -58,6 +59,7 @@ pub use schema::schema;
 pub use show::{Shown, show, starter};
 pub use tools::{Service, Tool};
 pub use units::{DURATION_MAX, format_duration, parse_duration};
+pub use warnings::key_warnings;
 
 use key::Key;
 use layers::Settings;
@@ -131,7 +133,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigErrors> {
     }
     let mut config = config_of(&settings)?;
     follow_bounds(&mut config.workers, &settings, sources.cpus);
-    let warnings = checks::warnings(&settings);
+    let warnings = warnings::warnings(&config, &settings);
     let origins =
         settings.values.into_iter().map(|(key, (_, origin))| (key.to_string(), origin)).collect();
     Ok(Loaded { config, origins, warnings })

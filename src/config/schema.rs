@@ -99,3 +99,44 @@ fn require(section: &mut Map<String, Value>, name: &str) {
         names.push(json!(name));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::rules::SCHEDULE_RULES;
+
+    #[test]
+    fn the_schema_has_every_key_with_its_bounds_and_its_meaning() {
+        let schema = schema();
+        let item =
+            SCHEDULE_RULES.iter().map(|rule| (rule, &schema["properties"]["schedule"]["items"]));
+        for (rule, root) in RULES.iter().map(|rule| (rule, &schema)).chain(item) {
+            let at = rule.parts().fold(root, |schema, part| match part {
+                "*" => &schema["additionalProperties"],
+                part => &schema["properties"][part],
+            });
+            let said = at["description"].as_str().unwrap_or_default();
+            assert!(said.len() > 10, "{} has no description: {at}", rule.pattern);
+            assert_ne!(at.get("default"), Some(&Value::Null), "{}", rule.pattern);
+        }
+        let workers = &schema["properties"]["workers"];
+        assert_eq!(workers["properties"]["min"]["minimum"], 0);
+        assert_eq!(workers["properties"]["min"]["maximum"], 1024);
+        assert_eq!(workers["properties"]["boot_timeout"]["default"], "10s");
+        assert_eq!(workers["properties"]["scale_down_after"]["default"], "1m");
+        assert_eq!(workers["additionalProperties"], false);
+        let schedule = &schema["properties"]["schedule"]["items"];
+        assert_eq!(schedule["required"], json!(["name", "input"]));
+        assert_eq!(schedule["properties"]["priority"]["maximum"], 9);
+        assert_eq!(schedule["properties"]["kind"]["default"], "chat");
+        let services =
+            &schema["properties"]["tools"]["additionalProperties"]["properties"]["services"];
+        assert_eq!(services["propertyNames"]["pattern"], "^[a-z0-9_-]{1,64}$");
+        let headers = &services["additionalProperties"]["properties"]["headers"];
+        assert!(headers["propertyNames"]["pattern"].as_str().unwrap().contains("`|~"), "{headers}");
+        let provider = &schema["properties"]["providers"]["additionalProperties"];
+        assert_eq!(provider["required"], json!(["base_url"]));
+        assert!(!schema.to_string().contains("null"), "there is no null in TOML");
+        assert!(!schema.to_string().contains("$ref"), "editors read inline schemas best");
+    }
+}
