@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::handlers::chat::{ChatHandler, Provider, Routes};
 use super::handlers::{exec::Exec, http::Http, noop::Noop, sleep::Sleep};
-use crate::config::Config;
+use crate::config::{Config, Streaming};
 use crate::handler::Registry;
 
 /// Adds the built-in kinds to those of a user's binary, which go before them.
@@ -46,11 +46,9 @@ fn routes(config: &Config, with_keys: bool) -> Result<Routes, String> {
         });
     }
     for (name, model) in &config.models {
-        // The first of the chain; the configuration was checked to have one whose provider is
-        // there.
-        if let Some(target) = model.chain.first() {
-            routes.add_model(name, target)?;
-        }
+        // The configuration was checked: the first of the chain has its provider.
+        let buffer_first = model.streaming == Streaming::BufferFirst;
+        routes.add_model(name, &model.chain, buffer_first)?;
     }
     Ok(routes)
 }

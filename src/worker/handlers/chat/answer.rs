@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::route::Route;
+use super::walk::Fallback;
 use crate::openai::{
     ChatChunk, ChatCompletion, Choice, Content, Delta, ToolCall, ToolCallDelta, Usage,
 };
@@ -42,6 +44,9 @@ pub(super) struct ChatOutput {
     cached: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<ToolCall>,
+    /// Who was asked before in this attempt, and why that did not help.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    fallbacks: Vec<Fallback>,
 }
 
 impl Answer {
@@ -115,16 +120,23 @@ impl Answer {
         Ok(())
     }
 
-    /// What is kept of the answer; `asked` is the model's name where the server told none.
-    pub(super) fn into_output(self, provider: &str, asked: &str) -> ChatOutput {
+    /// Tokens, if the server said how many.
+    pub(super) fn usage(&self) -> Option<crate::task::Usage> {
+        self.usage.as_ref().map(Into::into)
+    }
+
+    /// What is kept of the answer that came by `route`, after others had failed.
+    pub(super) fn into_output(self, route: &Route, fallbacks: Vec<Fallback>) -> ChatOutput {
         ChatOutput {
             text: self.text,
-            model: if self.model.is_empty() { asked.to_owned() } else { self.model },
-            provider: provider.to_owned(),
+            // A server may leave its name out.
+            model: if self.model.is_empty() { route.model.clone() } else { self.model },
+            provider: route.provider.name.clone(),
             usage: self.usage,
             finish_reason: self.finish_reason,
             cached: false,
             tool_calls: self.calls.into_values().collect(),
+            fallbacks,
         }
     }
 
@@ -160,8 +172,14 @@ fn says_something(delta: &Delta) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::provider_named;
     use super::*;
     use serde_json::json;
+
+    fn output(answer: Answer) -> Value {
+        let route = Route { provider: provider_named("p").into(), model: "asked".into() };
+        serde_json::to_value(answer.into_output(&route, Vec::new())).unwrap()
+    }
 
     fn chunk(delta: Value, finish_reason: Value) -> ChatChunk {
         let choice = json!({"delta": delta, "finish_reason": finish_reason});
@@ -203,12 +221,12 @@ mod tests {
             "cached": false,
             "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 0, "x": 3},
         });
-        assert_eq!(serde_json::to_value(answer.into_output("p", "asked")).unwrap(), expected);
+        assert_eq!(output(answer), expected);
     }
 
     fn calls(pieces: &[Value]) -> Value {
         let deltas: Vec<_> = pieces.iter().map(|piece| json!({"tool_calls": [piece]})).collect();
-        serde_json::to_value(answer(&deltas).into_output("p", "m")).unwrap()["tool_calls"].take()
+        output(answer(&deltas))["tool_calls"].take()
     }
 
     #[test]

@@ -12,11 +12,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answer::Answer;
 use super::client::Clients;
-use super::failure;
+use super::failure::{self, Failure};
 use super::input::{prepare, withdraw_usage};
+use super::limits::closed_for;
 use super::read::{Reader, deadline};
 use super::route::{Provider, Route};
-use crate::handler::{Context, HandlerError};
+use super::tell::Teller;
 use crate::openai::ChatRequest;
 
 /// Most bytes of an error's body that are read.
@@ -32,26 +33,38 @@ pub(super) struct Caller {
     without_usage: RefCell<BTreeSet<String>>,
 }
 
+/// How a call ended.
+pub(super) struct Ended {
+    pub(super) result: Result<Answer, Failure>,
+    /// How long the provider asked everybody to stay away, in whatever it answered.
+    pub(super) closed_for: Option<Duration>,
+}
+
 impl Caller {
     /// Calls the route's provider within its time limits. Dropping the future closes the call.
+    /// The request comes back as it was, but for the model and whether it streams.
     pub(super) async fn call(
         &self,
         route: &Route,
-        request: ChatRequest,
-        context: &Context,
-    ) -> Result<Answer, HandlerError> {
+        request: &mut ChatRequest,
+        teller: &mut Teller<'_>,
+    ) -> Ended {
         let provider = &*route.provider;
         let streams = request.stream != Some(false);
         let first_token_by =
             streams.then(|| deadline(Instant::now(), provider.first_token_timeout));
+        let mut closed = None;
         let exchange = async {
             let response = self.ask(route, request, first_token_by).await?;
+            closed = closed_for(response.status(), response.headers(), Timestamp::now());
             let last_event = Instant::now();
-            Reader { provider, context, response, first_token_by, last_event }.read().await
+            Reader { provider, teller, response, first_token_by, last_event }.read().await
         };
-        timeout(provider.timeout, exchange)
+        let result = timeout(provider.timeout, exchange)
             .await
-            .unwrap_or_else(|_| Err(failure::timed_out(provider, "timeout", provider.timeout)))
+            .unwrap_or_else(|_| Err(failure::timed_out("timeout", provider.timeout)));
+        let closed_for = closed.or_else(|| result.as_ref().err()?.closed_for);
+        Ended { result, closed_for }
     }
 
     /// Asks until there is an answer with a good status; a second time only if the first was
@@ -59,13 +72,19 @@ impl Caller {
     async fn ask(
         &self,
         route: &Route,
-        mut request: ChatRequest,
+        request: &mut ChatRequest,
         first_token_by: Option<Instant>,
-    ) -> Result<Response, HandlerError> {
+    ) -> Result<Response, Failure> {
         let provider = &*route.provider;
         let with_usage = !self.without_usage.borrow().contains(&provider.name);
-        let added = prepare(&mut request, &route.model, with_usage);
-        let response = self.send(provider, &request, first_token_by).await?;
+        let added = prepare(request, &route.model, with_usage);
+        let body = write(request)?;
+        if added {
+            // At once, since this future may be dropped: the second try and the next provider
+            // begin without.
+            withdraw_usage(request);
+        }
+        let response = self.send(provider, body, first_token_by).await?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -76,8 +95,7 @@ impl Caller {
         }
         // Unread, it would hold its connection open beside the second.
         drop(response);
-        withdraw_usage(&mut request);
-        let response = self.send(provider, &request, first_token_by).await?;
+        let response = self.send(provider, write(request)?, first_token_by).await?;
         if !response.status().is_success() {
             return Err(refusal(provider, response).await);
         }
@@ -88,11 +106,9 @@ impl Caller {
     async fn send(
         &self,
         provider: &Provider,
-        request: &ChatRequest,
+        body: Vec<u8>,
         first_token_by: Option<Instant>,
-    ) -> Result<Response, HandlerError> {
-        let body = serde_json::to_vec(request)
-            .map_err(|error| HandlerError::input(format!("input: {error}")))?;
+    ) -> Result<Response, Failure> {
         let url = format!("{}/chat/completions", provider.base_url.trim_end_matches('/'));
         let client = self.clients.get(&provider.base_url);
         let mut call = client
@@ -106,7 +122,7 @@ impl Caller {
         let sent = match first_token_by {
             Some(by) => timeout_at(by, call.send()).await.map_err(|_| {
                 let limit = provider.first_token_timeout;
-                failure::timed_out(provider, "first_token_timeout", limit)
+                failure::timed_out("first_token_timeout", limit)
             })?,
             None => call.send().await,
         };
@@ -114,16 +130,20 @@ impl Caller {
     }
 }
 
-fn bearer(provider: &Provider) -> Result<Option<HeaderValue>, HandlerError> {
+fn write(request: &ChatRequest) -> Result<Vec<u8>, Failure> {
+    serde_json::to_vec(request).map_err(|error| failure::unwritable(&error))
+}
+
+fn bearer(provider: &Provider) -> Result<Option<HeaderValue>, Failure> {
     let Some(key) = &provider.api_key else { return Ok(None) };
     let mut value = HeaderValue::try_from(format!("Bearer {}", key.expose_secret()))
-        .map_err(|_| failure::misconfigured(provider, "has an API key that no header can carry"))?;
+        .map_err(|_| failure::bad_key())?;
     value.set_sensitive(true);
     Ok(Some(value))
 }
 
 /// Reads what an answer with an error status says, as far as that comes soon.
-async fn refusal(provider: &Provider, mut response: Response) -> HandlerError {
+async fn refusal(provider: &Provider, mut response: Response) -> Failure {
     let (status, headers) = (response.status(), response.headers().clone());
     let mut body = Vec::new();
     let read = async {

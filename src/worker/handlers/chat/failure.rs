@@ -1,25 +1,48 @@
-//! What a failed call means: one sentence, and whether another attempt may help.
+//! A failed call: the end of a sentence about its provider, and what follows from it.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use reqwest::StatusCode;
-use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::header::{HeaderMap, LOCATION};
 use secrecy::ExposeSecret;
 
+use super::limits::{closed_for, header, retry_after};
 use super::route::Provider;
+use super::verdict::Verdict;
 use crate::handler::HandlerError;
 use crate::openai::ErrorDetail;
 use crate::task::ErrorKind;
 
 /// Most characters of what a provider said that an error repeats.
 const REPEATED_CHARS_MAX: usize = 300;
-/// Longest wait that a provider may ask for.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-fn failed(provider: &Provider, what: &str, retryable: bool) -> HandlerError {
-    let message = format!("provider '{}' {what}", provider.name);
-    HandlerError::of(ErrorKind::Provider, message, retryable)
+/// A call that brought no answer.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    /// The end of a sentence that begins with the provider: `answered 500: …`.
+    pub(super) what: String,
+    /// What follows from it.
+    pub(super) verdict: Verdict,
+    /// How long the provider asked this task to wait.
+    pub(super) retry_after: Option<Duration>,
+    /// How long it asked everybody to stay away.
+    pub(super) closed_for: Option<Duration>,
+}
+
+impl Failure {
+    fn new(what: String, verdict: Verdict) -> Self {
+        Self { what, verdict, retry_after: None, closed_for: None }
+    }
+
+    /// The error of a task that asked this provider alone.
+    pub(super) fn into_error(self, provider: &str) -> HandlerError {
+        let message = format!("provider '{provider}' {}", self.what);
+        HandlerError {
+            retry_after: self.retry_after,
+            ..HandlerError::of(ErrorKind::Provider, message, self.verdict.retryable)
+        }
+    }
 }
 
 /// An answer with an error status.
@@ -29,8 +52,10 @@ pub(super) fn refused(
     headers: &HeaderMap,
     body: &[u8],
     now: Timestamp,
-) -> HandlerError {
+) -> Failure {
     let detail = serde_json::from_slice(body).ok().and_then(|body| ErrorDetail::find(&body));
+    let should_retry = header(headers, "x-should-retry").and_then(|should| should.parse().ok());
+    let verdict = Verdict::of(status.as_u16(), detail.as_ref()).told(should_retry);
     let said = match detail {
         Some(detail) => detail.message,
         None if status.is_redirection() => {
@@ -42,12 +67,10 @@ pub(super) fn refused(
     let said = clean(provider, &said);
     // A page for browsers says nothing in a sentence.
     let said = if said.is_empty() || said.starts_with('<') { said_by(status) } else { said };
-    let retryable = header(headers, "x-should-retry")
-        .and_then(|should| should.parse().ok())
-        .unwrap_or_else(|| may_pass(status.as_u16()));
-    HandlerError {
+    Failure {
         retry_after: retry_after(headers, now),
-        ..failed(provider, &format!("answered {}: {said}", status.as_u16()), retryable)
+        closed_for: closed_for(status, headers, now),
+        ..Failure::new(format!("answered {}: {said}", status.as_u16()), verdict)
     }
 }
 
@@ -56,30 +79,24 @@ fn said_by(status: StatusCode) -> String {
 }
 
 /// An error inside an answer that had begun well.
-pub(super) fn broke_off(provider: &Provider, detail: &ErrorDetail) -> HandlerError {
-    let ours = detail.kind.as_deref() == Some("invalid_request_error");
-    let retryable = detail.status().map_or(!ours, may_pass);
+pub(super) fn broke_off(provider: &Provider, detail: &ErrorDetail) -> Failure {
     let said = clean(provider, &detail.message);
-    failed(provider, &format!("broke off with an error: {said}"), retryable)
-}
-
-/// Whether the same request may be answered later.
-fn may_pass(status: u16) -> bool {
-    matches!(status, 408 | 409 | 429 | 500..)
+    Failure::new(format!("broke off with an error: {said}"), Verdict::of_broken(detail))
 }
 
 /// No answer, or the rest of one did not come.
-pub(super) fn transport(provider: &Provider, error: &reqwest::Error) -> HandlerError {
+pub(super) fn transport(provider: &Provider, error: &reqwest::Error) -> Failure {
+    let cause = root_cause(provider, error);
     if error.is_builder() {
-        let what = format!("cannot be asked: {}; check its base_url", root_cause(provider, error));
-        return failed(provider, &what, false);
+        let what = format!("cannot be asked: {cause}; check its base_url");
+        return Failure::new(what, Verdict::NOT_CALLED);
     }
     let what = if error.is_connect() {
         format!("could not be reached{}", address(error).unwrap_or_default())
     } else {
         "broke off the answer".to_owned()
     };
-    failed(provider, &format!("{what}: {}", root_cause(provider, error)), true)
+    Failure::new(format!("{what}: {cause}"), Verdict::TROUBLE)
 }
 
 /// Where it was looked for. Of its address no more than that: the rest may hold a secret.
@@ -90,8 +107,22 @@ fn address(error: &reqwest::Error) -> Option<String> {
 }
 
 /// There is no client to ask with: this machine has no certificates, say.
-pub(super) fn no_client(provider: &Provider, error: &reqwest::Error) -> HandlerError {
-    failed(provider, &format!("cannot be asked from here: {}", root_cause(provider, error)), false)
+pub(super) fn no_client(provider: &Provider, error: &reqwest::Error) -> Failure {
+    let what = format!("cannot be asked from here: {}", root_cause(provider, error));
+    Failure::new(what, Verdict::NOT_CALLED)
+}
+
+/// Its key cannot be sent.
+pub(super) fn bad_key() -> Failure {
+    let what = "has an API key that no header can carry".to_owned();
+    Failure::new(what, Verdict::NOT_CALLED)
+}
+
+/// The request cannot be written.
+pub(super) fn unwritable(error: &serde_json::Error) -> Failure {
+    let what = format!("cannot be asked this: {error}");
+    let verdict = Verdict { goes_on: false, ..Verdict::NOT_CALLED };
+    Failure::new(what, verdict)
 }
 
 fn root_cause(provider: &Provider, error: &reqwest::Error) -> String {
@@ -103,29 +134,29 @@ fn root_cause(provider: &Provider, error: &reqwest::Error) -> String {
 }
 
 /// One of the provider's time limits passed.
-pub(super) fn timed_out(provider: &Provider, limit: &str, after: Duration) -> HandlerError {
+pub(super) fn timed_out(limit: &str, after: Duration) -> Failure {
     let what = format!("did not answer in time: {limit} of {} s passed", after.as_secs_f64());
-    failed(provider, &what, true)
+    Failure::new(what, Verdict::TROUBLE)
 }
 
 /// The stream ended before the answer did.
-pub(super) fn cut(provider: &Provider) -> HandlerError {
-    failed(provider, "cut the answer off before its end", true)
+pub(super) fn cut() -> Failure {
+    Failure::new("cut the answer off before its end".to_owned(), Verdict::TROUBLE)
 }
 
 /// The answer is not what the protocol says.
-pub(super) fn garbage(provider: &Provider, what: &str) -> HandlerError {
-    failed(provider, &format!("sent {}", clean(provider, what)), true)
+pub(super) fn garbage(provider: &Provider, what: &str) -> Failure {
+    Failure::new(format!("sent {}", clean(provider, what)), Verdict::TROUBLE)
 }
 
 /// The server is something else than what the configuration takes it for.
-pub(super) fn misconfigured(provider: &Provider, what: &str) -> HandlerError {
-    failed(provider, &clean(provider, what), false)
+pub(super) fn misconfigured(provider: &Provider, what: &str) -> Failure {
+    Failure::new(clean(provider, what), Verdict::UNUSABLE)
 }
 
-/// The answer is too long: the next one would be, too.
-pub(super) fn too_long(provider: &Provider, what: &impl std::fmt::Display) -> HandlerError {
-    failed(provider, &format!("said too much: {what}"), false)
+/// The answer is too long: this server's next one would be, too.
+pub(super) fn too_long(what: &impl std::fmt::Display) -> Failure {
+    Failure::new(format!("said too much: {what}"), Verdict::UNUSABLE)
 }
 
 /// What others wrote, fit for a sentence of ours: bounded, on one line, without the key.
@@ -145,79 +176,28 @@ fn clean(provider: &Provider, text: &str) -> String {
     }
 }
 
-/// How long the provider asks us to wait, by the headers that OpenAI's own client reads.
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let seconds = |text: &str, unit: f64| Some(text.parse::<f64>().ok()? / unit);
-    let wait_s = header(headers, "retry-after-ms")
-        .and_then(|text| seconds(text, 1000.0))
-        .or_else(|| seconds(header(headers, RETRY_AFTER.as_str())?, 1.0))
-        .or_else(|| {
-            let date = header(headers, RETRY_AFTER.as_str())?;
-            let parser = jiff::fmt::rfc2822::DateTimeParser::new();
-            let until = parser.parse_timestamp(date).ok()?;
-            Some(until.duration_since(now).as_secs_f64())
-        })?;
-    // Negative, infinite and not-a-number waits are none.
-    Some(Duration::try_from_secs_f64(wait_s).ok()?.min(RETRY_AFTER_MAX))
-}
-
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    Some(headers.get(name)?.to_str().ok()?.trim())
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{KEY, headers, provider_named};
     use super::*;
-    use reqwest::header::{HeaderName, HeaderValue};
 
-    fn provider() -> Provider {
-        Provider {
-            name: "p".into(),
-            base_url: String::new(),
-            api_key: Some("sk-secret".into()),
-            timeout: Duration::ZERO,
-            first_token_timeout: Duration::ZERO,
-            idle_timeout: Duration::ZERO,
-        }
-    }
-
-    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
-            .collect()
-    }
-
-    fn refusal(status: u16, pairs: &[(&'static str, &'static str)], body: &str) -> HandlerError {
+    fn refusal(status: u16, pairs: &[(&'static str, &'static str)], body: &str) -> Failure {
         let status = StatusCode::from_u16(status).unwrap();
-        refused(&provider(), status, &headers(pairs), body.as_bytes(), Timestamp::UNIX_EPOCH)
+        let (provider, now) = (provider_named("p"), Timestamp::UNIX_EPOCH);
+        refused(&provider, status, &headers(pairs), body.as_bytes(), now)
     }
 
     #[test]
-    fn statuses_decide_about_retries() {
-        for (status, retryable) in [
-            (302, false),
-            (400, false),
-            (401, false),
-            (402, false),
-            (403, false),
-            (404, false),
-            (408, true),
-            (409, true),
-            (422, false),
-            (429, true),
-            (500, true),
-            (502, true),
-            (529, true),
-        ] {
-            let error = refusal(status, &[], "");
-            assert_eq!(error.retryable, retryable, "{status}");
-            assert_eq!(error.kind, ErrorKind::Provider);
-            assert!(error.message.starts_with(&format!("provider 'p' answered {status}: ")));
-        }
-        assert!(!refusal(429, &[("x-should-retry", "false")], "").retryable);
-        assert!(refusal(400, &[("x-should-retry", "true")], "").retryable);
-        assert!(refusal(500, &[("x-should-retry", "perhaps")], "").retryable);
+    fn a_refusal_is_the_providers_and_says_when_to_ask_again() {
+        let error = refusal(429, &[("retry-after", "7000")], "").into_error("p");
+        assert_eq!(error.kind, ErrorKind::Provider);
+        assert_eq!(error.message, "provider 'p' answered 429: Too Many Requests");
+        assert!(error.retryable);
+        assert_eq!(error.retry_after, Some(Duration::from_secs(7000)));
+        let closed = refusal(429, &[("retry-after", "7000")], "").closed_for;
+        assert_eq!(closed, Some(Duration::from_secs(3600)));
+        assert!(!refusal(429, &[("x-should-retry", "false")], "").verdict.retryable);
+        assert!(refusal(500, &[("x-should-retry", "perhaps")], "").verdict.retryable);
     }
 
     #[test]
@@ -230,56 +210,21 @@ mod tests {
             ("", "Bad Gateway"),
             ("\u{fffd}\u{0}", "\u{fffd}"),
         ] {
-            let message = refusal(502, &[], body).message;
-            assert_eq!(message, format!("provider 'p' answered 502: {said}"));
+            assert_eq!(refusal(502, &[], body).what, format!("answered 502: {said}"));
         }
-        let long = refusal(400, &[], &"x".repeat(1 << 20)).message;
+        let long = refusal(400, &[], &"x".repeat(1 << 20)).what;
         assert!(long.chars().count() < REPEATED_CHARS_MAX + 40);
     }
 
     #[test]
     fn the_key_is_never_repeated() {
-        let padded = format!("{}sk-secret", "x".repeat(REPEATED_CHARS_MAX - 4));
-        for said in ["Incorrect API key provided: sk-secret.", "sk-secretsk-secret", &padded] {
+        let padded = format!("{}{KEY}", "x".repeat(REPEATED_CHARS_MAX - 4));
+        for said in [&format!("Incorrect API key provided: {KEY}."), &KEY.repeat(2), &padded] {
             let body = serde_json::json!({"error": {"message": said}}).to_string();
-            let message = refusal(401, &[], &body).message;
-            assert!(!message.contains("sk-s"), "{message}");
-            let detail = ErrorDetail { message: said.into(), ..ErrorDetail::default() };
-            assert!(!broke_off(&provider(), &detail).message.contains("sk-s"));
+            let what = refusal(401, &[], &body).what;
+            assert!(!what.contains(&KEY[..4]), "{what}");
+            let detail = ErrorDetail { message: said.clone(), ..ErrorDetail::default() };
+            assert!(!broke_off(&provider_named("p"), &detail).what.contains(&KEY[..4]));
         }
-    }
-
-    #[test]
-    fn waits_are_read_in_every_form() {
-        for (name, value, wait_s) in [
-            ("retry-after", "2", Some(2.0)),
-            ("retry-after", "1.5", Some(1.5)),
-            ("retry-after", "Thu, 01 Jan 1970 00:00:30 GMT", Some(30.0)),
-            ("retry-after", "Wed, 31 Dec 1969 23:59:30 GMT", None),
-            ("retry-after-ms", "300", Some(0.3)),
-            ("retry-after", "99999999999", Some(86400.0)),
-            ("retry-after", "-1", None),
-            ("retry-after", "NaN", None),
-            ("retry-after", "inf", None),
-            ("retry-after", "soon", None),
-        ] {
-            let wait = refusal(429, &[(name, value)], "").retry_after;
-            assert_eq!(wait.map(|wait| wait.as_secs_f64()), wait_s, "{name}: {value}");
-        }
-        let both = [("retry-after", "9"), ("retry-after-ms", "1000")];
-        assert_eq!(refusal(429, &both, "").retry_after, Some(Duration::from_secs(1)));
-    }
-
-    #[test]
-    fn errors_inside_a_stream_say_whose_they_are() {
-        let retryable = |code: Option<serde_json::Value>, kind: Option<&str>| {
-            let kind = kind.map(str::to_owned);
-            broke_off(&provider(), &ErrorDetail { code, kind, ..ErrorDetail::default() }).retryable
-        };
-        assert!(retryable(None, None));
-        assert!(retryable(Some(502.into()), None));
-        assert!(!retryable(Some("400".into()), None));
-        assert!(!retryable(None, Some("invalid_request_error")));
-        assert!(retryable(Some("overloaded".into()), Some("server_error")));
     }
 }

@@ -1,4 +1,5 @@
-//! A task's input: an OpenAI request, with `prompt` and `system` as shorthands for messages.
+//! A task's input: an OpenAI request, with `prompt` and `system` as shorthands for messages, and
+//! with `cache` and `agent`, which are for forq alone.
 
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -6,9 +7,34 @@ use serde_json::value::RawValue;
 use crate::handler::parse_input;
 use crate::openai::{ChatRequest, Message, StreamOptions};
 
-/// Reads an input into the request that it means; the error names the field.
-pub(super) fn read(input: &RawValue) -> Result<ChatRequest, String> {
+/// What a task asks for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// What goes to a provider.
+    pub(super) request: ChatRequest,
+    /// What the input says about the cache.
+    pub(super) cache: CacheWish,
+}
+
+/// What a task says about answers that were given before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CacheWish {
+    /// Nothing: an answer may be given again if the request is deterministic.
+    Unsaid,
+    /// `true`: an answer may be given again.
+    Use,
+    /// `"refresh"`: a new answer, which may be given again.
+    Refresh,
+    /// `false`: neither take one nor keep one.
+    Never,
+}
+
+/// Reads an input into what it means; the error names the field.
+pub(super) fn read(input: &RawValue) -> Result<Asked, String> {
     let mut request: ChatRequest = parse_input(input)?;
+    let cache = take_cache(&mut request)?;
+    // Whoever took the task in has put the agent's model and prompt in its place.
+    take_text(&mut request, "agent")?;
     let prompt = take_text(&mut request, "prompt")?;
     let system = take_text(&mut request, "system")?;
     let given = match (prompt, request.messages.take()) {
@@ -35,7 +61,17 @@ pub(super) fn read(input: &RawValue) -> Result<ChatRequest, String> {
             return Err(format!("input.{name}: give at least 1"));
         }
     }
-    Ok(request)
+    Ok(Asked { request, cache })
+}
+
+fn take_cache(request: &mut ChatRequest) -> Result<CacheWish, String> {
+    match request.extra.remove("cache") {
+        None | Some(Value::Null) => Ok(CacheWish::Unsaid),
+        Some(Value::Bool(true)) => Ok(CacheWish::Use),
+        Some(Value::Bool(false)) => Ok(CacheWish::Never),
+        Some(Value::String(word)) if word == "refresh" => Ok(CacheWish::Refresh),
+        Some(_) => Err("input.cache: give true, false or \"refresh\"".into()),
+    }
 }
 
 fn take_text(request: &mut ChatRequest, name: &str) -> Result<Option<String>, String> {
@@ -58,7 +94,7 @@ fn sort_of(value: &Value) -> &'static str {
 }
 
 /// Asks for a stream unless the input says otherwise, and for the usage at its end; true if it
-/// was this that asked for the usage.
+/// was this that asked for the usage, and [`withdraw_usage`] must undo it for another provider.
 pub(super) fn prepare(request: &mut ChatRequest, model: &str, with_usage: bool) -> bool {
     request.model = Some(model.to_owned());
     let stream = *request.stream.get_or_insert(true);
@@ -86,7 +122,7 @@ mod tests {
     use serde_json::json;
 
     fn request(input: Value) -> Result<ChatRequest, String> {
-        read(&RawValue::from_string(input.to_string()).unwrap())
+        read(&RawValue::from_string(input.to_string()).unwrap()).map(|asked| asked.request)
     }
 
     #[test]
@@ -109,6 +145,8 @@ mod tests {
             (json!({"prompt": "a", "n": 2}), "input.n: "),
             (json!({"prompt": "a", "model": 5}), "input.model: "),
             (json!({"prompt": "a", "stream": "yes"}), "input.stream: "),
+            (json!({"prompt": "a", "cache": "yes"}), "input.cache: give true, false or"),
+            (json!({"prompt": "a", "agent": 5}), "input.agent: expected a string"),
         ];
         for (input, start) in cases {
             let error = request(input.clone()).unwrap_err();
@@ -132,6 +170,21 @@ mod tests {
             ],
         });
         assert_eq!(serde_json::to_value(request).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_meant_for_us_goes_no_further() {
+        for (cache, wish) in [
+            (Value::Null, CacheWish::Unsaid),
+            (json!(true), CacheWish::Use),
+            (json!(false), CacheWish::Never),
+            (json!("refresh"), CacheWish::Refresh),
+        ] {
+            let input = json!({"prompt": "p", "cache": cache, "agent": "host"});
+            let asked = read(&RawValue::from_string(input.to_string()).unwrap()).unwrap();
+            assert_eq!(asked.cache, wish);
+            assert!(asked.request.extra.is_empty());
+        }
     }
 
     #[test]

@@ -2,21 +2,33 @@
 //!
 //! # Layout
 //! - `input`: what a task asks for, pure
-//! - `route`: which provider that means, pure
-//! - `call`: asks the provider, through `client`
+//! - `route`: which chain of providers that means, pure
+//! - `needs`: what the broker must know of it, pure
+//! - `cached`: an answer that was given before
+//! - `chain`: one attempt along the chain, as `walk` decides (pure)
+//! - `call`: asks one provider, through `client`
 //! - `read`: reads the answer as it comes
 //! - `answer`: puts it together, pure
-//! - `failure`: what a failed call means, pure
+//! - `tell`: what followers hear of it
+//! - `failure`: what a failed call says, pure; `verdict`: what follows from it, pure; `limits`:
+//!   how long it closes the provider, pure
 
 mod answer;
+mod cached;
 mod call;
+mod chain;
 mod client;
 mod failure;
 mod input;
+mod limits;
+mod needs;
 mod read;
 mod route;
+mod tell;
 #[cfg(test)]
 mod tests;
+mod verdict;
+mod walk;
 
 pub(crate) use route::{Provider, Routes};
 
@@ -25,13 +37,17 @@ use std::rc::Rc;
 use serde_json::value::RawValue;
 
 use self::call::Caller;
-use crate::handler::{Context, Handler, HandlerError, HandlerFuture, Output, to_output};
+use self::input::Asked;
+use self::route::Chain;
+use crate::handler::{Context, Handler, HandlerError, HandlerFuture, Needs, Output, to_output};
 
 /// The handler of `chat` tasks.
 ///
-/// Input: `prompt` or `messages`, `model`, `system`, and any parameter of OpenAI's chat
-/// completions. Output: `text`, `model`, `provider`, `usage`, `finish_reason`, `cached`, and
-/// `tool_calls` if there are any. The text is told as it comes.
+/// Input: `prompt` or `messages`, `model`, `system`, `cache` (true, false or `"refresh"`), and any
+/// parameter of OpenAI's chat completions. Output: `text`, `model` and `provider` (who answered),
+/// `usage`, `finish_reason`, `cached`, `tool_calls` if there are any, and `fallbacks` (`provider`,
+/// `model`, `error`) if others were asked before in this attempt. The text is told as it comes;
+/// after the event `{"restarted": {"provider", "reason"}}` it begins anew.
 pub(crate) struct ChatHandler {
     routes: Routes,
     caller: Rc<Caller>,
@@ -42,22 +58,32 @@ impl ChatHandler {
     pub(crate) fn new(routes: Routes) -> Self {
         Self { routes, caller: Rc::default() }
     }
+
+    fn read(&self, input: &RawValue) -> Result<(Rc<Chain>, Asked), String> {
+        let asked = input::read(input)?;
+        Ok((self.routes.find(asked.request.model.as_deref())?, asked))
+    }
 }
 
 impl Handler for ChatHandler {
     fn check(&self, input: &RawValue) -> Result<(), String> {
-        let request = input::read(input)?;
-        self.routes.find(request.model.as_deref()).map(|_| ())
+        self.read(input).map(drop)
+    }
+
+    fn needs(&self, input: &RawValue) -> Result<Needs, String> {
+        self.read(input).map(|(chain, asked)| needs::of(&asked, &chain))
     }
 
     fn run(&self, context: Context, input: Box<RawValue>) -> HandlerFuture {
-        let asked = input::read(&input)
-            .and_then(|request| Ok((self.routes.find(request.model.as_deref())?, request)));
+        let read = self.read(&input);
         let caller = Rc::clone(&self.caller);
         Box::pin(async move {
-            let (route, request) = asked.map_err(HandlerError::input)?;
-            let answer = caller.call(&route, request, &context).await?;
-            let output = answer.into_output(&route.provider.name, &route.model);
+            let (chain, asked) = read.map_err(HandlerError::input)?;
+            let cached = context.calls.cached().and_then(|json| cached::replay(json, &context));
+            if let Some(output) = cached {
+                return Ok(output);
+            }
+            let output = chain::answer(&caller, &chain, asked.request, &context).await?;
             let usage = output.usage.as_ref().map(Into::into);
             Ok(Output { usage, ..to_output(&output)? })
         })

@@ -8,9 +8,9 @@ use reqwest::header::CONTENT_TYPE;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answer::{ANSWER_BYTES_MAX, Answer};
-use super::failure;
+use super::failure::{self, Failure};
 use super::route::Provider;
-use crate::handler::{Context, HandlerError};
+use super::tell::Teller;
 use crate::openai::sse::{DONE, Event, Parser};
 use crate::openai::{ChatChunk, ErrorDetail};
 
@@ -24,9 +24,9 @@ const USAGE_WAIT_MAX: Duration = Duration::from_secs(10);
 const END_WAIT_MAX: Duration = Duration::from_millis(20);
 
 /// Where an answer is read from, and until when its next part must be there.
-pub(super) struct Reader<'a> {
+pub(super) struct Reader<'a, 'b> {
     pub(super) provider: &'a Provider,
-    pub(super) context: &'a Context,
+    pub(super) teller: &'a mut Teller<'b>,
     pub(super) response: Response,
     /// When the first token must be there; `None` for an answer that comes in one piece.
     pub(super) first_token_by: Option<Instant>,
@@ -39,9 +39,9 @@ enum Next {
     Done,
 }
 
-impl Reader<'_> {
+impl Reader<'_, '_> {
     /// Reads the answer to its end.
-    pub(super) async fn read(self) -> Result<Answer, HandlerError> {
+    pub(super) async fn read(self) -> Result<Answer, Failure> {
         let content_type = self
             .response
             .headers()
@@ -59,7 +59,7 @@ impl Reader<'_> {
         }
     }
 
-    async fn read_stream(mut self) -> Result<Answer, HandlerError> {
+    async fn read_stream(mut self) -> Result<Answer, Failure> {
         let mut parser = Parser::new(EVENT_BYTES_MAX);
         let mut answer = Answer::default();
         loop {
@@ -78,18 +78,12 @@ impl Reader<'_> {
     }
 
     /// Takes the next piece off the connection and the events that it completes.
-    async fn next(
-        &mut self,
-        parser: &mut Parser,
-        answer: &mut Answer,
-    ) -> Result<Next, HandlerError> {
+    async fn next(&mut self, parser: &mut Parser, answer: &mut Answer) -> Result<Next, Failure> {
         let Some(piece) = self.next_piece(answer).await? else {
-            return Err(failure::cut(self.provider));
+            return Err(failure::cut());
         };
         parser.push(&piece);
-        while let Some(event) =
-            parser.next_event().map_err(|error| failure::too_long(self.provider, &error))?
-        {
+        while let Some(event) = parser.next_event().map_err(|error| failure::too_long(&error))? {
             if event.data.trim() == DONE {
                 return Ok(Next::Done);
             }
@@ -98,7 +92,7 @@ impl Reader<'_> {
         Ok(Next::More)
     }
 
-    async fn next_piece(&mut self, answer: &Answer) -> Result<Option<Bytes>, HandlerError> {
+    async fn next_piece(&mut self, answer: &Answer) -> Result<Option<Bytes>, Failure> {
         let (limit, after, by) = match self.first_token_by {
             Some(by) if !answer.has_begun() => {
                 ("first_token_timeout", self.provider.first_token_timeout, by)
@@ -111,11 +105,11 @@ impl Reader<'_> {
         };
         match timeout_at(by, self.response.chunk()).await {
             Ok(piece) => piece.map_err(|error| failure::transport(self.provider, &error)),
-            Err(_) => Err(failure::timed_out(self.provider, limit, after)),
+            Err(_) => Err(failure::timed_out(limit, after)),
         }
     }
 
-    fn take_event(&mut self, event: &Event, answer: &mut Answer) -> Result<(), HandlerError> {
+    fn take_event(&mut self, event: &Event, answer: &mut Answer) -> Result<(), Failure> {
         if event.data.trim().is_empty() {
             return Ok(());
         }
@@ -129,14 +123,12 @@ impl Reader<'_> {
             let detail = ErrorDetail::find(&chunk.extra.into()).unwrap_or_default();
             return Err(failure::broke_off(self.provider, &detail));
         }
-        let news = answer.add(chunk).map_err(|error| failure::too_long(self.provider, &error))?;
-        if !news.is_empty() {
-            self.context.text(news);
-        }
+        let news = answer.add(chunk).map_err(|error| failure::too_long(&error))?;
+        self.teller.text(news, Instant::now());
         Ok(())
     }
 
-    async fn read_whole(mut self) -> Result<Answer, HandlerError> {
+    async fn read_whole(mut self) -> Result<Answer, Failure> {
         let mut body = Vec::new();
         loop {
             // The whole call's limit stands above this.
@@ -145,14 +137,12 @@ impl Reader<'_> {
             let Some(piece) = piece else { break };
             if body.len() + piece.len() > ANSWER_BYTES_MAX {
                 let error = super::answer::AnswerTooLong;
-                return Err(failure::too_long(self.provider, &error));
+                return Err(failure::too_long(&error));
             }
             body.extend_from_slice(&piece);
         }
         let answer = whole(self.provider, &body)?;
-        if !answer.text().is_empty() {
-            self.context.text(answer.text());
-        }
+        self.teller.text(answer.text().to_owned(), Instant::now());
         Ok(answer)
     }
 }
@@ -163,7 +153,7 @@ pub(super) fn deadline(from: Instant, limit: Duration) -> Instant {
     from + limit.min(FAR)
 }
 
-fn whole(provider: &Provider, body: &[u8]) -> Result<Answer, HandlerError> {
+fn whole(provider: &Provider, body: &[u8]) -> Result<Answer, Failure> {
     let error = match serde_json::from_slice(body) {
         Ok(completion) => match Answer::whole(completion) {
             Some(answer) => return Ok(answer),

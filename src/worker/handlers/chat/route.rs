@@ -1,4 +1,4 @@
-//! Which provider a task's model means.
+//! Which providers a task's model means.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -37,11 +37,25 @@ pub(crate) struct Route {
     pub(crate) model: String,
 }
 
+/// What a task's model means: who is called, in this order, until one answers.
+#[derive(Clone, Debug)]
+pub(super) struct Chain {
+    /// As tasks ask for it.
+    pub(super) name: String,
+    /// Under which the broker grants its first call: `m:NAME` for an entry, `p:PROVIDER` for a
+    /// `PROVIDER/MODEL`.
+    pub(super) gate: String,
+    /// At least one.
+    pub(super) routes: Vec<Route>,
+    /// Text is held back until its provider has proved itself.
+    pub(super) buffer_first: bool,
+}
+
 /// What tasks may name as their model: an entry, or `PROVIDER/MODEL`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Routes {
     providers: BTreeMap<String, Rc<Provider>>,
-    models: BTreeMap<String, Route>,
+    models: BTreeMap<String, Rc<Chain>>,
 }
 
 impl Routes {
@@ -50,26 +64,37 @@ impl Routes {
         self.providers.insert(provider.name.clone(), Rc::new(provider));
     }
 
-    /// Adds an entry that means `target`, a `PROVIDER/MODEL`. The error is one sentence.
-    pub(crate) fn add_model(&mut self, name: &str, target: &str) -> Result<(), String> {
-        let Some(route) = self.direct(target) else {
+    /// Adds an entry that means `targets`, each a `PROVIDER/MODEL`. Those after the first whose
+    /// provider is not there are skipped. The error is one sentence.
+    pub(crate) fn add_model(
+        &mut self,
+        name: &str,
+        targets: &[String],
+        buffer_first: bool,
+    ) -> Result<(), String> {
+        let first = targets.first().map_or("", String::as_str);
+        if self.direct(first).is_none() {
             return Err(format!(
-                "'{target}' is no PROVIDER/MODEL: the providers are {}",
+                "'{first}' is no PROVIDER/MODEL: the providers are {}",
                 listed(self.providers.keys())
             ));
-        };
-        self.models.insert(name.to_owned(), route);
+        }
+        let routes = targets.iter().filter_map(|target| self.direct(target)).collect();
+        let (name, gate) = (name.to_owned(), format!("m:{name}"));
+        self.models.insert(name.clone(), Rc::new(Chain { name, gate, routes, buffer_first }));
         Ok(())
     }
 
-    /// The route of a task's model. The error is one sentence with the cure.
-    pub(super) fn find(&self, model: Option<&str>) -> Result<Route, String> {
+    /// What a task's model means. The error is one sentence with the cure.
+    pub(super) fn find(&self, model: Option<&str>) -> Result<Rc<Chain>, String> {
         let name = model.unwrap_or(MODEL_DEFAULT);
-        if let Some(route) = self.models.get(name) {
-            return Ok(route.clone());
+        if let Some(chain) = self.models.get(name) {
+            return Ok(Rc::clone(chain));
         }
         if let Some(route) = self.direct(name) {
-            return Ok(route);
+            let (name, gate) = (name.to_owned(), format!("p:{}", route.provider.name));
+            let routes = vec![route];
+            return Ok(Rc::new(Chain { name, gate, routes, buffer_first: false }));
         }
         if self.providers.is_empty() {
             return Err(
@@ -94,6 +119,18 @@ impl Routes {
     }
 }
 
+impl Chain {
+    /// A route's name in a list of those of this chain: its provider's, unless that stands there
+    /// more than once.
+    pub(super) fn label(&self, route: &Route) -> String {
+        let provider = &route.provider.name;
+        match self.routes.iter().filter(|other| other.provider.name == *provider).count() {
+            0 | 1 => provider.clone(),
+            _ => format!("{provider}/{}", route.model),
+        }
+    }
+}
+
 fn listed<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> String {
     let more = if names.len() > LISTED_MAX { ", …" } else { "" };
     let names: Vec<_> = names.take(LISTED_MAX).map(String::as_str).collect();
@@ -102,18 +139,8 @@ fn listed<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::provider_named as provider;
     use super::*;
-
-    fn provider(name: &str) -> Provider {
-        Provider {
-            name: name.into(),
-            base_url: String::new(),
-            api_key: Some("sk-secret".into()),
-            timeout: Duration::ZERO,
-            first_token_timeout: Duration::ZERO,
-            idle_timeout: Duration::ZERO,
-        }
-    }
 
     fn routes() -> Routes {
         let mut routes = Routes::default();
@@ -122,21 +149,41 @@ mod tests {
         routes
     }
 
+    fn add(routes: &mut Routes, name: &str, targets: &[&str]) -> Result<(), String> {
+        let targets: Vec<_> = targets.iter().map(|target| (*target).to_owned()).collect();
+        routes.add_model(name, &targets, false)
+    }
+
+    fn targets(chain: &Chain) -> Vec<String> {
+        let target = |route: &Route| format!("{}/{}", route.provider.name, route.model);
+        chain.routes.iter().map(target).collect()
+    }
+
     #[test]
     fn models_are_found_by_entry_or_directly() {
         let mut routes = routes();
-        routes.add_model("default", "a/m").unwrap();
-        routes.add_model("a/odd", "b/org/model:1").unwrap();
-        for (asked, provider, model) in [
-            (None, "a", "m"),
-            (Some("default"), "a", "m"),
-            (Some("b/x/y"), "b", "x/y"),
+        add(&mut routes, "default", &["a/m", "gone/x", "b/n", "a/o"]).unwrap();
+        add(&mut routes, "a/odd", &["b/org/model:1"]).unwrap();
+        for (asked, gate, expected) in [
+            (None, "m:default", &["a/m", "b/n", "a/o"][..]),
+            (Some("default"), "m:default", &["a/m", "b/n", "a/o"]),
+            (Some("b/x/y"), "p:b", &["b/x/y"]),
             // An entry goes before a provider.
-            (Some("a/odd"), "b", "org/model:1"),
+            (Some("a/odd"), "m:a/odd", &["b/org/model:1"]),
         ] {
-            let route = routes.find(asked).unwrap();
-            assert_eq!((route.provider.name.as_str(), route.model.as_str()), (provider, model));
+            let chain = routes.find(asked).unwrap();
+            assert_eq!(chain.gate, gate);
+            assert_eq!(targets(&chain), expected);
         }
+    }
+
+    #[test]
+    fn labels_tell_routes_apart() {
+        let mut routes = routes();
+        add(&mut routes, "x", &["a/m", "b/n", "a/o"]).unwrap();
+        let chain = routes.find(Some("x")).unwrap();
+        let labels: Vec<_> = chain.routes.iter().map(|route| chain.label(route)).collect();
+        assert_eq!(labels, ["a/m", "b", "a/o"]);
     }
 
     #[test]
@@ -144,9 +191,10 @@ mod tests {
         let mut routes = routes();
         assert!(Routes::default().find(None).unwrap_err().contains("[providers.NAME]"));
         assert!(routes.find(None).unwrap_err().contains("PROVIDER/MODEL of a, b"));
-        assert!(routes.add_model("x", "c/m").unwrap_err().contains("'c/m'"));
-        assert!(routes.add_model("x", "a/").is_err());
-        routes.add_model("x", "a/m").unwrap();
+        assert!(add(&mut routes, "x", &["c/m", "a/m"]).unwrap_err().contains("'c/m'"));
+        assert!(add(&mut routes, "x", &["a/"]).is_err());
+        assert!(add(&mut routes, "x", &[]).is_err());
+        add(&mut routes, "x", &["a/m"]).unwrap();
         for asked in [None, Some("y"), Some("c/m"), Some("a/"), Some("")] {
             let error = routes.find(asked).unwrap_err();
             assert!(error.starts_with("input.model: ") && error.contains("give x, or"), "{error}");
@@ -155,6 +203,6 @@ mod tests {
 
     #[test]
     fn keys_are_not_shown() {
-        assert!(!format!("{:?}", provider("a")).contains("sk-secret"));
+        assert!(!format!("{:?}", provider("a")).contains("sk-"));
     }
 }

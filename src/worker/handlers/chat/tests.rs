@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,7 +16,7 @@ use crate::handler::{Context, Event, EventSink, Handler, HandlerError, Output};
 use crate::sim::{MODEL, SimOptions};
 use crate::task::{ErrorKind, TaskId};
 
-const KEY: &str = "sk-very-secret";
+pub(super) const KEY: &str = "sk-very-secret";
 /// A limit that must pass in a test.
 const SHORT: Duration = Duration::from_millis(60);
 /// One that must not.
@@ -30,6 +31,16 @@ impl EventSink for Told {
             self.0.lock().unwrap().push_str(&text);
         }
     }
+}
+
+/// For tests of what makes no call.
+pub(super) fn provider_named(name: &str) -> Provider {
+    Provider { name: name.into(), ..provider(String::new()) }
+}
+
+pub(super) fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+    let header = |&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+    pairs.iter().map(header).collect()
 }
 
 fn provider(base_url: String) -> Provider {
@@ -52,7 +63,7 @@ impl Client {
     fn new(provider: Provider) -> Self {
         let mut routes = Routes::default();
         routes.add_provider(provider);
-        routes.add_model("default", "p/m").unwrap();
+        routes.add_model("default", &["p/m".to_owned()], false).unwrap();
         Self { handler: ChatHandler::new(routes), told: Arc::default() }
     }
 
