@@ -8,10 +8,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::error::{CliError, Exit};
 use super::out::Out;
-use crate::sim::{self, SimOptions};
+use crate::sim::{self, FaultRule, SimOptions};
 
 /// What `forq sim-llm` takes.
 #[derive(Debug, Args)]
+#[command(after_help = after_help())]
 pub(crate) struct SimLlmArgs {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8399")]
@@ -28,9 +29,24 @@ pub(crate) struct SimLlmArgs {
     /// Share of requests that are told to come back later (429), 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     rate_limit_rate: f64,
+    /// A fault that the requests meet, or only the first N of them
+    #[arg(long, value_name = "NAME[:N]")]
+    fault: Option<FaultRule>,
     /// Other answers for another seed
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+}
+
+fn after_help() -> String {
+    format!(
+        "Faults:\n{}\n\
+         A request for the model 'fault-NAME' meets that fault whatever --fault says. One for\n\
+         'fault-NAME:N' does if fewer than N requests for exactly that model came before it,\n\
+         and is answered otherwise.\n\n\
+         GET /sim/stats shows what was seen of the clients: requests, those under way\n\
+         (open_requests), those whose client went away (aborted), connections, arrival times.",
+        sim::list_of_faults()
+    )
 }
 
 /// Serves until INT or TERM.
@@ -42,6 +58,7 @@ pub(crate) fn run(args: SimLlmArgs, out: &mut Out) -> Result<u8, CliError> {
         tokens_per_second: args.tokens_per_second,
         failure_rate: args.failure_rate,
         rate_limit_rate: args.rate_limit_rate,
+        fault: args.fault,
         seed: args.seed,
     };
     options.check().map_err(|error| CliError::new(Exit::Invalid, error))?;

@@ -2,28 +2,19 @@
 //! that a run can be repeated.
 
 use super::SimOptions;
+use super::fault::Fault;
 
-/// What becomes of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    Answer,
-    /// Status 500.
-    Fail,
-    /// Status 429.
-    RateLimit,
-}
-
-/// The fate of request `number`.
-pub(super) fn fate(options: &SimOptions, number: u64) -> Fate {
+/// The fault that chance has for request `number`.
+pub(super) fn fate(options: &SimOptions, number: u64) -> Option<Fault> {
     let draw = unit(mix(options.seed ^ mix(number)));
     if draw < options.rate_limit_rate {
-        Fate::RateLimit
+        Some(Fault::RateLimitRetryAfter)
     } else if draw
         < options.rate_limit_rate + options.failure_rate * (1.0 - options.rate_limit_rate)
     {
-        Fate::Fail
+        Some(Fault::ServerError)
     } else {
-        Fate::Answer
+        None
     }
 }
 
@@ -50,7 +41,7 @@ fn unit(bits: u64) -> f64 {
 mod tests {
     use super::*;
 
-    fn fates(failure_rate: f64, rate_limit_rate: f64, seed: u64) -> Vec<Fate> {
+    fn fates(failure_rate: f64, rate_limit_rate: f64, seed: u64) -> Vec<Option<Fault>> {
         let options = SimOptions { failure_rate, rate_limit_rate, seed, ..SimOptions::default() };
         (0..10_000).map(|number| fate(&options, number)).collect()
     }
@@ -61,16 +52,16 @@ mod tests {
         let share = |wanted| {
             fates.iter().filter(|fate| **fate == wanted).count() as f64 / fates.len() as f64
         };
-        assert!((share(Fate::RateLimit) - 0.1).abs() < 0.02);
+        assert!((share(Some(Fault::RateLimitRetryAfter)) - 0.1).abs() < 0.02);
         // Of those that are not refused.
-        assert!((share(Fate::Fail) - 0.2 * 0.9).abs() < 0.02);
+        assert!((share(Some(Fault::ServerError)) - 0.2 * 0.9).abs() < 0.02);
     }
 
     #[test]
     fn nothing_and_everything() {
-        assert!(fates(0.0, 0.0, 1).iter().all(|fate| *fate == Fate::Answer));
-        assert!(fates(1.0, 0.0, 1).iter().all(|fate| *fate == Fate::Fail));
-        assert!(fates(1.0, 1.0, 1).iter().all(|fate| *fate == Fate::RateLimit));
+        assert!(fates(0.0, 0.0, 1).iter().all(|fate| fate.is_none()));
+        assert!(fates(1.0, 0.0, 1).iter().all(|fate| *fate == Some(Fault::ServerError)));
+        assert!(fates(1.0, 1.0, 1).iter().all(|fate| *fate == Some(Fault::RateLimitRetryAfter)));
     }
 
     #[test]

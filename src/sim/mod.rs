@@ -2,26 +2,47 @@
 //! made from the prompt's own words, the same for the same prompt and seed, and say that they are
 //! simulated. It is there to start on without an account, and to test against.
 //!
+//! # Faults
+//! It also misbehaves in every way that is known of real servers. A request for the model
+//! `fault-NAME` meets the fault NAME, one for `fault-NAME:N` only if fewer than N requests for
+//! exactly that model came before it; `--fault NAME[:N]` is for all other models. The names are in
+//! `forq sim-llm --help`. `GET /sim/stats` tells what it saw of its clients, above all whether they
+//! let go.
+//!
 //! # Layout
 //! - `answer`: what it says, pure
-//! - `draw`: when it fails, pure
 //! - `check`: which requests it refuses, pure
-//! - `routes`: its HTTP face
-//! - `stream`: an answer at the pace of a model
+//! - `draw`, `fault`: when it fails, and how, pure
+//! - `wire`: an answer in OpenAI's shapes, pure
+//! - `script`: an answer's bytes, and which go when; `spoil`: what a fault makes of it; pure
+//! - `routes`, `refuse`: its HTTP face
+//! - `play`: a script as a response's body
+//! - `stats`, `connections`: what it counts
 
 mod answer;
 mod check;
+mod connections;
 mod draw;
+mod fault;
+mod play;
+mod refuse;
 mod routes;
-mod stream;
+mod script;
+mod spoil;
+mod stats;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
-use axum::serve::ListenerExt;
+use self::connections::CountingListener;
+pub(crate) use self::fault::list as list_of_faults;
+pub use self::fault::{BadRule, Fault, FaultRule};
+use self::stats::Stats;
 
 /// The one model's name.
 pub const MODEL: &str = "sim-1-simulated";
@@ -41,6 +62,8 @@ pub struct SimOptions {
     pub failure_rate: f64,
     /// Share of requests, 0 to 1, that are refused with status 429 and `Retry-After`.
     pub rate_limit_rate: f64,
+    /// A fault that requests meet whose model names none.
+    pub fault: Option<FaultRule>,
     /// Varies the answers and the order of failures.
     pub seed: u64,
 }
@@ -53,6 +76,7 @@ impl Default for SimOptions {
             tokens_per_second: 0.0,
             failure_rate: 0.0,
             rate_limit_rate: 0.0,
+            fault: None,
             seed: 0,
         }
     }
@@ -83,13 +107,10 @@ pub async fn serve(
     options: SimOptions,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    // Without this, each token of a stream waits for the acknowledgement of the one before.
-    let listener = listener.tap_io(|stream| {
-        // A connection that is already gone: its next read says so.
-        let _ = stream.set_nodelay(true);
-    });
+    let stats = Stats::new();
+    let listener = CountingListener { listener, stats: Arc::clone(&stats) };
     tokio::select! {
-        result = axum::serve(listener, routes::router(options)) => result,
+        result = axum::serve(listener, routes::router(options, stats)) => result,
         () = shutdown => Ok(()),
     }
 }

@@ -15,6 +15,7 @@
 
 pub(crate) mod commands;
 pub(crate) mod daemon;
+pub(crate) mod http;
 pub(crate) mod model;
 pub(crate) mod processes;
 pub(crate) mod random;

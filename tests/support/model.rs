@@ -3,7 +3,8 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
-use super::command;
+use super::http::Exchange;
+use super::{Value, command};
 
 /// A simulated model on a free port. It ends with this value.
 pub(crate) struct Model {
@@ -29,6 +30,13 @@ impl Model {
         BufReader::new(stdout).read_line(&mut line).expect("a line");
         let url = line.trim_end().strip_prefix("listening on ").expect("its address").to_owned();
         Self { child, url }
+    }
+
+    /// What it saw of its clients.
+    #[track_caller]
+    pub(crate) fn stats(&self) -> Value {
+        let root = self.url.strip_suffix("/v1").expect("where the API begins");
+        Exchange::start(&format!("{root}/sim/stats"), None).finish().json()
     }
 
     /// A configuration that has it as its only provider.
