@@ -34,11 +34,13 @@ impl Core {
                 }
                 Err(refusal) => to.refuse(refusal),
             },
-            (Pending::Claim { serial, ready, grant }, Answer::Claimed(result)) => match result {
-                Ok(Some(claimed)) => self.claimed(serial, claimed, ready.priority, grant),
-                Ok(None) => self.claim_failed(serial, &ready, grant, false),
-                Err(_) => self.claim_failed(serial, &ready, grant, true),
-            },
+            (Pending::Claim { serial, ready, grant, answer }, Answer::Claimed(result)) => {
+                match result {
+                    Ok(Some(claimed)) => self.claimed(serial, claimed, ready, grant, answer),
+                    Ok(None) => self.claim_failed(serial, &ready, grant, false),
+                    Err(_) => self.claim_failed(serial, &ready, grant, true),
+                }
+            }
             (Pending::End { run, serial }, Answer::Ended(moved)) => self.ended(run, serial, moved),
             (Pending::Cancel { id, changes }, Answer::Cancelled(result)) => {
                 self.cancelled(id, &changes, result);
@@ -84,7 +86,7 @@ impl Core {
         }
         for one in accepted {
             if let Some(ready) = &one.ready {
-                self.queues.push(ready);
+                self.make_ready(ready);
             }
             self.clock.due(one.due_at_ms);
             self.clock.expires(one.expires_at_ms);
@@ -100,7 +102,7 @@ impl Core {
     /// What a move makes ready, now or later.
     pub(super) fn requeue(&mut self, moved: &Moved) {
         for ready in moved.ready.iter().chain(&moved.released) {
-            self.queues.push(ready);
+            self.make_ready(ready);
         }
         self.clock.due(moved.due_at_ms);
     }

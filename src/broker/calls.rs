@@ -145,6 +145,9 @@ impl Core {
     /// The calls of an attempt, for the accounts.
     pub(super) fn paid(&self, run: Run) -> Vec<Paid> {
         let Some(state) = self.runs.get(&run.seq) else { return Vec::new() };
+        if let Some(answer) = &state.reused {
+            return vec![Self::paid_for_answer(answer)];
+        }
         let made = state.calls.iter().filter(|call| call.outcome != CallOutcome::Abandoned);
         made.map(|call| self.paid_for(call)).collect()
     }

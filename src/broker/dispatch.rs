@@ -2,6 +2,7 @@
 
 use super::pending::Pending;
 use super::queue::Need;
+use super::reuse::Next;
 use super::store::writer::Op;
 use super::store::{Claim, Owner, Ready, Refill};
 use super::{Core, Worker, now_ms};
@@ -42,19 +43,12 @@ impl Core {
         self.gated = !self.asking.is_empty();
         self.dispatch_solo(now_ms);
         while let Some(serial) = self.least_loaded() {
-            let (permits, mut gated) = (&mut self.permits, false);
-            let ready = self.queues.pop(now_ms, &mut |gate, tokens| {
-                let open = permits.admits(gate, tokens, now_ms);
-                gated |= !open;
-                open
-            });
-            self.gated |= gated;
-            let Some(ready) = ready else { break };
-            if ready.solo {
-                self.solo.push_back(ready);
+            let Some(next) = self.next_ready(now_ms) else { break };
+            if next.ready.solo {
+                self.solo.push_back(next.ready);
                 self.dispatch_solo(now_ms);
             } else {
-                self.claim(serial, ready, now_ms);
+                self.claim(serial, next, now_ms);
             }
         }
         for need in self.queues.needs() {
@@ -86,7 +80,7 @@ impl Core {
             if let Some(worker) = self.workers.get_mut(&serial) {
                 worker.solo = true;
             }
-            self.claim(serial, ready, now_ms);
+            self.claim(serial, Next { ready, answer: None }, now_ms);
         }
         let reserved = self.workers.values().any(|worker| worker.solo && worker.takes_tasks());
         if !self.solo.is_empty()
@@ -98,15 +92,22 @@ impl Core {
         }
     }
 
-    fn claim(&mut self, serial: u64, ready: Ready, now_ms: i64) {
+    fn claim(&mut self, serial: u64, next: Next, now_ms: i64) {
+        let Next { ready, answer } = next;
         let Some(worker) = self.workers.get_mut(&serial) else { return };
         worker.in_flight += 1;
         let worker_pid = worker.pid;
-        let grant = self.permits.grant(&ready.needs.gate, ready.needs.tokens, now_ms);
+        let grant = match &answer {
+            Some(_) => None,
+            None => self.permits.grant(&ready.needs.gate, ready.needs.tokens, now_ms),
+        };
+        if answer.is_none() {
+            self.lead(&ready);
+        }
         self.remember_permits();
         let owner = Owner { instance: self.instance, serial };
         let claim = Claim { seq: ready.seq, owner, worker_pid, now_ms };
-        self.store(Op::Claim(claim), Pending::Claim { serial, ready, grant });
+        self.store(Op::Claim(claim), Pending::Claim { serial, ready, grant, answer });
     }
 
     /// A claim came to nothing: the task was cancelled, or there is no room on the disk.
@@ -124,6 +125,9 @@ impl Core {
         if let Some(worker) = self.workers.get_mut(&serial) {
             worker.in_flight = worker.in_flight.saturating_sub(1);
             worker.solo &= worker.in_flight > 0;
+        }
+        if let Some(key) = ready.needs.cache_key {
+            self.land(key, ready.seq, None);
         }
         if put_back {
             self.queues.put_back(ready);

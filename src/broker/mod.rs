@@ -11,12 +11,14 @@
 //!   only the master can do, and what a reload changes here.
 //! * [`dispatch`], [`runs`], [`loss`]: tasks on their way to workers and back; [`load`]: how much
 //!   of that there is, for the master.
-//! * [`calls`]: what running attempts may call, and what came of it.
+//! * [`calls`]: what running attempts may call, and what came of it; [`cache`], [`reuse`]: who
+//!   needs no call.
 //! * [`queue`], [`permits`], [`rules`], [`events`]: the decisions, pure.
 //! * [`pending`], [`answers`], [`clock`], [`drain`]: what the store is asked and says, what time brings, how it ends.
 //! * [`store`]: where tasks live.
 
 mod answers;
+mod cache;
 mod calls;
 mod clients;
 mod clock;
@@ -35,6 +37,7 @@ pub(crate) mod permits;
 pub(crate) mod queue;
 mod reconfigure;
 mod requests;
+mod reuse;
 mod rules;
 mod runs;
 mod start;
@@ -139,6 +142,9 @@ pub(crate) struct Core {
     /// Ends that are committed and do not hold yet: nobody is told of them.
     unsynced: Vec<runs::Ended>,
     permits: Permits,
+    answers: cache::Answers,
+    /// Ready tasks whose answer is there.
+    answered: VecDeque<store::Ready>,
     /// Running attempts that wait for a permit.
     asking: BTreeMap<(Run, u32), calls::Asking>,
     /// Somebody waits for a gate to open.

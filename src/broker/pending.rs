@@ -1,12 +1,14 @@
 //! What the store was asked, and what to do with its answers.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::protocol::calls::{Answered, Grant};
 use crate::protocol::link::Run;
 use crate::task::TaskId;
 
 use super::Core;
+use super::cache::Answer;
 use super::clients::ReplyTo;
 use super::queue::Need;
 use super::requests::Changes;
@@ -25,6 +27,7 @@ pub(crate) enum Pending {
         serial: u64,
         ready: Ready,
         grant: Option<Grant>,
+        answer: Option<Arc<Answer>>,
     },
     End {
         run: Run,

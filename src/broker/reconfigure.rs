@@ -58,6 +58,7 @@ impl Core {
                 self.registry = registry;
                 self.queues.reconfigure(start::settings_of(&loaded.config));
                 self.permits.configure(&loaded.config);
+                self.answers.resize(loaded.config.cache.bytes_max);
                 self.input_bytes_max.set(loaded.config.queue.input_bytes_max);
                 crate::master::set_log_level(&loaded.config.log);
                 self.config = loaded.config;

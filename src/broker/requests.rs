@@ -126,6 +126,9 @@ impl Core {
             }
         }
         task.needs = self.registry.needs(&task.kind, &task.input)?;
+        if super::reuse::lives(&self.config, &task.needs.gate).0.is_zero() {
+            task.needs.cache_key = None;
+        }
         let agent = task.needs.agent.as_ref().and_then(|agent| self.config.agents.get(agent));
         task.priority = task.priority.or(agent.and_then(|agent| agent.priority));
         Ok(())

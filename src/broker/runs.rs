@@ -1,14 +1,18 @@
 //! What runs: from the claim to the end of it.
 
+use std::sync::Arc;
+
+use crate::handler::Needs;
 use crate::protocol::calls::{Begin, CallOutcome, Grant, Settled};
 use crate::protocol::link::{Done, Outcome, Run, Start, TaskEvent, ToWorker};
 use crate::task::{ErrorKind, TaskError, TaskId};
 
+use super::cache::Answer;
 use super::events::EventLog;
 use super::pending::Pending;
 use super::rules::{self, Backoff};
 use super::store::writer::Op;
-use super::store::{Claimed, End, Facts, Moved, Next, Owner};
+use super::store::{Claimed, End, Facts, Moved, Next, Owner, Ready};
 use super::{Core, now_ms};
 
 /// One attempt that was claimed and has not ended.
@@ -24,12 +28,20 @@ pub(crate) struct RunState {
     pub(crate) permits: Vec<u64>,
     /// Its calls that have ended.
     pub(crate) calls: Vec<Settled>,
+    /// What it needed; absent if it was given an answer, or began under an earlier broker.
+    pub(crate) needs: Option<Needs>,
+    /// The answer that it was given.
+    pub(crate) reused: Option<Arc<Answer>>,
+    /// Its own answer, for others.
+    pub(crate) answer: Option<Answer>,
 }
 
 impl RunState {
     pub(crate) fn new(facts: Facts, serial: u64, priority: u8) -> Self {
         let (events, permits, calls) = (EventLog::default(), Vec::new(), Vec::new());
-        Self { facts, serial, ending: false, events, priority, permits, calls }
+        let (needs, reused, answer) = (None, None, None);
+        let ending = false;
+        Self { facts, serial, ending, events, priority, permits, calls, needs, reused, answer }
     }
 }
 
@@ -47,13 +59,21 @@ impl Core {
         &mut self,
         serial: u64,
         claimed: Claimed,
-        priority: u8,
+        ready: Ready,
         grant: Option<Grant>,
+        answer: Option<Arc<Answer>>,
     ) {
         let facts = claimed.facts;
         let run = facts.run;
         let calls_max = facts.max_attempts.saturating_sub(facts.charged).max(1);
-        let mut state = RunState::new(facts, serial, priority);
+        let mut state = RunState::new(facts, serial, ready.priority);
+        let stale = match &answer {
+            None => ready.needs.cache_key.and_then(|key| self.answers.stale(key)),
+            Some(_) => None,
+        };
+        self.answers.counts.hits += u64::from(answer.is_some());
+        state.needs = answer.is_none().then_some(ready.needs);
+        state.reused.clone_from(&answer);
         state.permits.extend(grant.as_ref().map(|grant| grant.permit));
         self.run_ids.insert(claimed.id, run.seq);
         self.runs.insert(run.seq, state);
@@ -68,7 +88,9 @@ impl Core {
         link.outbox.put(&if link.protocol < 2 {
             ToWorker::Run(start)
         } else {
-            ToWorker::Begin(Begin { start, grant, calls_max, cached: None })
+            let cached = answer.map(|answer| answer.output.clone());
+            let stale = stale.map(|answer| answer.output.clone());
+            ToWorker::Begin(Begin { start, grant, calls_max, cached, stale })
         });
         self.tell_started(claimed.id);
     }
@@ -94,6 +116,7 @@ impl Core {
             worker.tasks_done += 1;
         }
         let failed = self.failed_calls(run);
+        self.note_answer(run, &done.outcome);
         let next = self.after(&facts, done.outcome, failed);
         self.end(run, serial, next);
     }
@@ -166,8 +189,12 @@ impl Core {
 
     /// The end of a claim is committed: its slot and its lane are free.
     pub(super) fn ended(&mut self, run: Run, serial: u64, moved: Option<Moved>) {
-        let state = self.runs.remove(&run.seq);
-        if let Some(state) = &state {
+        let mut state = self.runs.remove(&run.seq);
+        if let Some(state) = &mut state {
+            let answer = state.answer.take();
+            if let Some(key) = state.needs.as_ref().and_then(|needs| needs.cache_key) {
+                self.land(key, run.seq, answer);
+            }
             self.run_ids.remove(&state.facts.id);
             self.queues.ended(&state.facts.queue);
             if moved.is_none() {

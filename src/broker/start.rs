@@ -17,6 +17,7 @@ use crate::config::{Config, Durability, HEARTBEAT, Sources};
 use crate::handler::Registry;
 use crate::protocol::lifeline::{FromBroker, Pool};
 
+use super::cache::Answers;
 use super::drain::Phase;
 use super::pending::PendingOps;
 use super::permits::{Memo, Permits, oldest_slot};
@@ -111,6 +112,8 @@ async fn serve(start: Start) -> io::Result<()> {
         unsynced: Vec::new(),
         inserts_pending: 0,
         permits: permits_of(&start.config, &found),
+        answers: Answers::new(start.config.cache.bytes_max),
+        answered: VecDeque::new(),
         asking: BTreeMap::new(),
         gated: false,
         to_master: to_master.clone(),

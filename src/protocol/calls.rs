@@ -20,6 +20,8 @@ pub struct Begin {
     pub calls_max: u32,
     /// The output of an equal request, which stands for a call.
     pub cached: Option<String>,
+    /// One that is too old for that, and better than none.
+    pub stale: Option<String>,
 }
 
 /// The permit for one call.

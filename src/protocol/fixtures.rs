@@ -173,6 +173,7 @@ fn between_worker_and_broker() {
                 grant: Some(grant()),
                 calls_max: 3,
                 cached: Some("{}".to_owned()),
+                stale: None,
             }),
             link::ToWorker::Answered(calls::Answered { run: RUN, number: 2, result: Ok(grant()) }),
         ],

@@ -23,6 +23,7 @@ struct Book {
     wake: Option<Arc<Wake>>,
     calls_max: u32,
     cached: Option<String>,
+    stale: Option<String>,
     state: Mutex<State>,
 }
 
@@ -71,6 +72,7 @@ impl Calls {
             wake: Some(Arc::clone(wake)),
             calls_max: begin.calls_max,
             cached: begin.cached.take(),
+            stale: begin.stale.take(),
             state: Mutex::new(state),
         }))
     }
@@ -79,7 +81,7 @@ impl Calls {
     pub(crate) fn free(calls_max: u32) -> Self {
         let run = Run { seq: 0, attempt: 1 };
         let state = Mutex::default();
-        Self(Arc::new(Book { run, wake: None, calls_max, cached: None, state }))
+        Self(Arc::new(Book { run, wake: None, calls_max, cached: None, stale: None, state }))
     }
 
     /// Calls that this attempt may make.
@@ -90,6 +92,11 @@ impl Calls {
     /// The output of an equal request, if there is one: it stands for a call.
     pub(crate) fn cached(&self) -> Option<&str> {
         self.0.cached.as_deref()
+    }
+
+    /// One that is too old for that, and better than none.
+    pub(crate) fn stale(&self) -> Option<&str> {
+        self.0.stale.as_deref()
     }
 
     /// Waits for a permit to call the first of `servers` that is in service, best first. The
@@ -246,7 +253,7 @@ mod tests {
     fn calls(first: Option<Grant>) -> (Calls, Arc<Wake>) {
         let (kind, input) = ("chat".to_owned(), "{}".to_owned());
         let start = Start { run: RUN, id: TaskId::new(), kind, input, timeout_ms: 1000 };
-        let mut begin = Begin { start, grant: first, calls_max: 3, cached: None };
+        let mut begin = Begin { start, grant: first, calls_max: 3, cached: None, stale: None };
         let wake = Arc::default();
         (Calls::begin(&mut begin, &wake), wake)
     }

@@ -260,7 +260,7 @@ mod tests {
     fn held() -> (Held, Arc<EventLog>) {
         let (kind, input) = ("noop".to_owned(), "{}".to_owned());
         let start = Start { run: RUN, id: TaskId::new(), kind, input, timeout_ms: 1000 };
-        let mut begin = Begin { start, grant: None, calls_max: 1, cached: None };
+        let mut begin = Begin { start, grant: None, calls_max: 1, cached: None, stale: None };
         let mut held = Held::default();
         let started = held.start(&mut begin, &Arc::default()).unwrap();
         (held, started.log)

@@ -125,7 +125,8 @@ impl Link {
         match message {
             ToWorker::Begin(begin) => self.start(begin, state),
             ToWorker::Run(start) => {
-                let begin = Begin { start, grant: None, calls_max: u32::MAX, cached: None };
+                let begin =
+                    Begin { start, grant: None, calls_max: u32::MAX, cached: None, stale: None };
                 self.start(begin, state);
             }
             ToWorker::Answered(answered) => state.held.borrow().answered(answered),
