@@ -51,18 +51,21 @@ impl Caller {
     ) -> Ended {
         let provider = &*route.provider;
         let streams = request.stream != Some(false);
-        let first_token_by =
-            streams.then(|| deadline(Instant::now(), provider.first_token_timeout));
+        let start = Instant::now();
+        let first_token_by = streams.then(|| deadline(start, provider.first_token_timeout));
+        let whole_by = deadline(start, provider.timeout);
         let mut closed = None;
         let exchange = async {
-            let response = self.ask(route, request, first_token_by).await?;
+            let response = timeout_at(whole_by, self.ask(route, request, first_token_by))
+                .await
+                .map_err(|_| failure::timed_out("timeout", provider.timeout))??;
             closed = closed_for(response.status(), response.headers(), Timestamp::now());
             let last_event = Instant::now();
-            Reader { provider, teller, response, first_token_by, last_event }.read().await
+            let reader =
+                Reader { provider, teller, response, first_token_by, whole_by, last_event };
+            reader.read().await
         };
-        let result = timeout(provider.timeout, exchange)
-            .await
-            .unwrap_or_else(|_| Err(failure::timed_out("timeout", provider.timeout)));
+        let result = exchange.await;
         let closed_for = closed.or_else(|| result.as_ref().err()?.closed_for);
         Ended { result, closed_for }
     }

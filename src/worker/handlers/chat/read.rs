@@ -30,7 +30,10 @@ pub(super) struct Reader<'a, 'b> {
     pub(super) response: Response,
     /// When the first token must be there; `None` for an answer that comes in one piece.
     pub(super) first_token_by: Option<Instant>,
-    /// When the last event came. Comments do not count: a proxy sends them for a dead model, too.
+    /// When the whole answer must be there.
+    pub(super) whole_by: Instant,
+    /// When the last event came, up to the answer's last word. Comments do not count: a proxy
+    /// sends them for a dead model, too.
     pub(super) last_event: Instant,
 }
 
@@ -103,6 +106,23 @@ impl Reader<'_, '_> {
                 ("idle_timeout", idle, deadline(self.last_event, idle))
             }
         };
+        if self.whole_by < by {
+            return self.piece_of_whole().await;
+        }
+        self.piece_by(limit, after, by).await
+    }
+
+    /// The next piece, if only the limit of the whole call stands.
+    async fn piece_of_whole(&mut self) -> Result<Option<Bytes>, Failure> {
+        self.piece_by("timeout", self.provider.timeout, self.whole_by).await
+    }
+
+    async fn piece_by(
+        &mut self,
+        limit: &str,
+        after: Duration,
+        by: Instant,
+    ) -> Result<Option<Bytes>, Failure> {
         match timeout_at(by, self.response.chunk()).await {
             Ok(piece) => piece.map_err(|error| failure::transport(self.provider, &error)),
             Err(_) => Err(failure::timed_out(limit, after)),
@@ -113,7 +133,9 @@ impl Reader<'_, '_> {
         if event.data.trim().is_empty() {
             return Ok(());
         }
-        self.last_event = Instant::now();
+        if !answer.has_finished() {
+            self.last_event = Instant::now();
+        }
         let chunk: ChatChunk = serde_json::from_str(&event.data).map_err(|error| {
             failure::garbage(self.provider, &format!("an event that is no chunk: {error}"))
         })?;
@@ -131,10 +153,7 @@ impl Reader<'_, '_> {
     async fn read_whole(mut self) -> Result<Answer, Failure> {
         let mut body = Vec::new();
         loop {
-            // The whole call's limit stands above this.
-            let piece = self.response.chunk().await;
-            let piece = piece.map_err(|error| failure::transport(self.provider, &error))?;
-            let Some(piece) = piece else { break };
+            let Some(piece) = self.piece_of_whole().await? else { break };
             if body.len() + piece.len() > ANSWER_BYTES_MAX {
                 let error = super::answer::AnswerTooLong;
                 return Err(failure::too_long(&error));

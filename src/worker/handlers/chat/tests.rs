@@ -1,5 +1,8 @@
 //! Chat tasks against the simulated model, and against servers that misbehave.
 
+mod bounds;
+mod chain;
+
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -168,6 +171,8 @@ enum Step {
     Hang,
     /// The same, with a comment now and then.
     Ping,
+    /// The same, with this again and again.
+    Flood(String),
 }
 
 /// A server that answers its n-th connection with the n-th script, and then closes it.
@@ -209,6 +214,7 @@ async fn play(mut stream: TcpStream, script: Vec<Step>, seen: &mpsc::UnboundedSe
                     beat.tick().await;
                 }
             }
+            Step::Flood(text) => while stream.write_all(text.as_bytes()).await.is_ok() {},
             Step::Hang => {
                 while matches!(stream.read_buf(&mut Vec::new()).await, Ok(1..)) {}
                 let _ = seen.send(String::new());
@@ -361,65 +367,6 @@ async fn an_error_inside_an_answer_is_one() {
     let said = json!({"error": {"message": "bad", "code": 400}});
     let error = error_of(vec![json_head, send(said.to_string())]).await;
     assert!(!error.retryable && error.message.ends_with("bad"), "{error}");
-}
-
-#[tokio::test(flavor = "current_thread")]
-async fn endless_answers_are_refused() {
-    let event = vec![sse_head(), send("data: "), send(vec![b'x'; 10 << 20])];
-    let error = error_of(event).await;
-    assert!(!error.retryable && error.message.contains("limit of 8388608 bytes"), "{error}");
-    let json_head = head("200 OK", "content-type: application/json\r\n");
-    let error = error_of(vec![json_head, send(vec![b' '; 17 << 20])]).await;
-    assert!(!error.retryable && error.message.contains("limit of 16777216 bytes"), "{error}");
-    // An endless error costs no more than its beginning.
-    let error = error_of(vec![head("403 No", ""), send(vec![b'x'; 10 << 20])]).await;
-    assert!(error.message.contains("403: xxx") && error.message.len() < 400, "{error}");
-}
-
-#[tokio::test(flavor = "current_thread")]
-async fn each_time_limit_has_its_name() {
-    let short_first = |base_url| Provider { first_token_timeout: SHORT, ..provider(base_url) };
-    let short_idle = |base_url| Provider { idle_timeout: SHORT, ..provider(base_url) };
-    let short_call = |base_url| Provider { timeout: SHORT, ..provider(base_url) };
-    let role = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n";
-    type Limited<'a> = &'a dyn Fn(String) -> Provider;
-    let cases: [(&str, Limited, Vec<Step>); 5] = [
-        ("first_token_timeout", &short_first, vec![Step::Hang]),
-        ("first_token_timeout", &short_first, vec![sse_head(), send(role), Step::Hang]),
-        ("idle_timeout", &short_idle, vec![sse_head(), send(text_event("a")), Step::Hang]),
-        ("timeout", &short_call, vec![Step::Hang]),
-        ("timeout", &short_call, vec![sse_head(), send(text_event("a")), Step::Hang]),
-    ];
-    for (limit, limited, script) in cases {
-        let fake = fake(vec![script]).await;
-        let client = Client::new(limited(fake.base_url));
-        let error = client.chat().await.unwrap_err();
-        assert!(error.retryable && error.kind == ErrorKind::Provider);
-        assert!(error.message.ends_with(&format!(": {limit} of 0.06 s passed")), "{error}");
-    }
-}
-
-#[tokio::test(flavor = "current_thread")]
-async fn comments_are_no_sign_of_life() {
-    let script = vec![sse_head(), send(text_event("a")), Step::Ping];
-    let fake = fake(vec![script]).await;
-    let client = Client::new(Provider { idle_timeout: SHORT, ..provider(fake.base_url) });
-    assert!(client.chat().await.unwrap_err().message.contains("idle_timeout"));
-}
-
-#[tokio::test(flavor = "current_thread")]
-async fn a_dropped_task_closes_its_call() {
-    for script in [vec![Step::Hang], vec![sse_head(), send(text_event("a")), Step::Hang]] {
-        let mut fake = fake(vec![script]).await;
-        let client = Client::new(provider(std::mem::take(&mut fake.base_url)));
-        let mut chat = Box::pin(client.chat());
-        tokio::select! {
-            _ = &mut chat => panic!("there is no answer"),
-            asked = fake.seen.recv() => assert!(!asked.unwrap().is_empty()),
-        }
-        drop(chat);
-        assert_eq!(within(fake.seen.recv()).await.as_deref(), Some(""));
-    }
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
