@@ -301,6 +301,15 @@ pub enum WaitingFor {
     Paused,
 }
 
+/// Where a queued task waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Waits {
+    pub(crate) gate: String,
+    pub(crate) tokens: u64,
+    /// When it became ready, in microseconds.
+    pub(crate) ord: i64,
+}
+
 /// One attempt, as `forq status` tells it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Attempt {
@@ -329,6 +338,18 @@ pub struct TaskView {
     pub state: State,
     /// What it waits for, while it waits.
     pub waiting_for: Option<WaitingFor>,
+    /// Why, in a sentence: which provider's limit, say.
+    #[serde(default)]
+    pub waiting_reason: Option<String>,
+    /// Its place among the tasks that wait for the same, from 1; while it is queued.
+    #[serde(default)]
+    pub position: Option<u64>,
+    /// About how long it will wait yet, in milliseconds; absent until such a task has run.
+    #[serde(default)]
+    pub estimated_wait_ms: Option<u64>,
+    /// Where it waits, for those three.
+    #[serde(skip)]
+    pub(crate) waits: Option<Waits>,
     /// 0 to 9.
     pub priority: u8,
     /// The queue.

@@ -100,8 +100,10 @@ fn an_answer_that_is_there_waits_at_no_gate_and_streams() {
     let words = "one two three four five six seven eight nine ten ".repeat(10);
     let input = json!({"prompt": words, "temperature": 0});
     let first = done(&daemon, &input);
-    let waits = daemon.submit("chat", &json!({"prompt": "another"}), &[]);
+    // Whether it was there when the task came, or the task stood at the gate when it came.
+    assert_eq!(done(&daemon, &input)["output"]["cached"], true);
     let (id, events) = daemon.run_followed("chat", &input);
+    let waits = daemon.submit("chat", &json!({"prompt": "another"}), &[]);
     let pieces: Vec<&str> = events.iter().filter_map(|event| event["text"].as_str()).collect();
     assert_eq!(pieces.concat(), text(&first, "/output/text"));
     assert_eq!(daemon.task(&id)["output"]["cached"], true);
@@ -113,7 +115,7 @@ fn an_answer_that_is_there_waits_at_no_gate_and_streams() {
 #[test]
 fn those_who_wait_for_a_lost_one_go_on() {
     let model = Model::start(&["--first-token-ms", "1000"]);
-    let daemon = Daemon::start(&config(&model, ""));
+    let daemon = Daemon::start(&config(&model, "breaker = { failures = 1000 }"));
     let task = json!({"kind": "chat", "input": {"prompt": "the same", "temperature": 0}});
     let ids = daemon.submit_all(&vec![task; 10]);
     eventually_eq(1, || calls(&model));
@@ -121,7 +123,9 @@ fn those_who_wait_for_a_lost_one_go_on() {
         daemon.strike(Role::Worker(slot));
     }
     daemon.wait_for_all(&ids, "20s");
-    assert_eq!(calls(&model), 2);
+    // The second may have been lost as well, with the other worker.
+    let calls = calls(&model);
+    assert!((2..=3).contains(&calls), "{calls}");
     let model_gone = model;
     drop(model_gone);
     let failing = json!({"prompt": "of nobody", "temperature": 0});

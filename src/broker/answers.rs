@@ -109,6 +109,9 @@ impl Core {
 
     /// Tells a move to those who wait for the task and those who follow it.
     pub(super) fn tell_moved(&mut self, moved: &Moved, run: Option<&RunState>) {
+        if let Some(ready) = &moved.ready {
+            self.note_waits(moved.id, ready);
+        }
         if moved.state.is_final() {
             self.tell_final(moved.id, moved.state, run);
         } else if run.is_some() {

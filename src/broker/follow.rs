@@ -4,11 +4,11 @@ use tokio::task::spawn_local;
 
 use crate::protocol::control::{EventPosition, FollowBody, FollowEvent, Refusal, Reply};
 use crate::protocol::link::EventBody;
-use crate::task::{State, TaskId, TaskView};
+use crate::task::{State, TaskId, TaskView, Waits};
 
 use super::clients::ReplyTo;
 use super::runs::RunState;
-use super::store::view;
+use super::store::{Ready, view};
 use super::waits::no_such_task;
 use super::{Core, Input};
 
@@ -20,10 +20,12 @@ pub(crate) struct Follower {
     at: EventPosition,
     /// It has seen an attempt before this one.
     resumed: bool,
+    /// Where the task waits and with which priority, if it does.
+    pub(crate) waits: Option<(Waits, u8)>,
 }
 
 impl Follower {
-    fn tell(&self, body: FollowBody) {
+    pub(super) fn tell(&self, body: FollowBody) {
         let event = FollowEvent { id: self.id, position: self.at, body };
         self.to.send(&Reply::Event(event));
     }
@@ -58,7 +60,7 @@ impl Core {
     /// `Follow`: listens first and looks second, so that nothing falls between.
     pub(super) fn follow(&mut self, to: ReplyTo, id: TaskId, after: Option<EventPosition>) {
         let at = after.unwrap_or_default();
-        let follower = Follower { to, id, at, resumed: at.attempt > 0 };
+        let follower = Follower { to, id, at, resumed: at.attempt > 0, waits: None };
         let client = follower.to.client;
         self.followers.entry(id).or_default().push(follower);
         self.tell_events(id);
@@ -81,11 +83,16 @@ impl Core {
         task: Result<Option<TaskView>, Refusal>,
     ) {
         let task = match task {
-            Ok(Some(task)) if !task.state.is_final() => {
+            Ok(Some(mut task)) if !task.state.is_final() => {
                 let waits = !self.run_ids.contains_key(&id) && task.state != State::Running;
-                for follower in self.followers.get(&id).into_iter().flatten() {
-                    if waits && follower.to.client == client && follower.at.attempt == 0 {
-                        follower.tell(FollowBody::Waiting);
+                self.explain(&mut task);
+                let (position, estimated_wait_ms) = (task.position, task.estimated_wait_ms);
+                for follower in self.followers.get_mut(&id).into_iter().flatten() {
+                    if waits && follower.to.client == client {
+                        follower.waits = task.waits.clone().map(|waits| (waits, task.priority));
+                        if follower.at.attempt == 0 {
+                            follower.tell(FollowBody::Waiting { position, estimated_wait_ms });
+                        }
                     }
                 }
                 return;
@@ -127,7 +134,15 @@ impl Core {
     /// An attempt ended, and the task waits for the next one.
     pub(super) fn tell_again(&mut self, id: TaskId) {
         for follower in self.followers.get(&id).into_iter().flatten() {
-            follower.tell(FollowBody::Waiting);
+            follower.tell(FollowBody::Waiting { position: None, estimated_wait_ms: None });
+        }
+    }
+
+    /// A task is queued: those who follow it will be told how it stands.
+    pub(super) fn note_waits(&mut self, id: TaskId, ready: &Ready) {
+        for follower in self.followers.get_mut(&id).into_iter().flatten() {
+            let (gate, tokens) = (ready.needs.gate.clone(), ready.needs.tokens);
+            follower.waits = Some((Waits { gate, tokens, ord: ready.ord }, ready.priority));
         }
     }
 

@@ -107,21 +107,65 @@ impl Core {
                 "paused": self.queues.all_paused(),
             },
             "providers": self.providers(),
+            "tools": self.tools(),
+            "cache": self.cache(),
         })
     }
 
-    /// What the configuration says of each provider, without its key.
+    /// Each provider with its limits and how they are used, without its key.
     fn providers(&self) -> Vec<Value> {
+        let now_ms = now_ms();
         self.config
             .providers
             .iter()
             .map(|(name, provider)| {
-                json!({
-                    "name": name,
-                    "base_url": provider.base_url,
-                })
+                let mut shown = self.server(name, now_ms);
+                shown["name"] = json!(name);
+                shown["base_url"] = json!(provider.base_url);
+                shown
             })
             .collect()
+    }
+
+    fn tools(&self) -> Vec<Value> {
+        let now_ms = now_ms();
+        let tools = self.config.tools.iter().map(|(name, tool)| {
+            let services = tool.chain.iter().map(|service| {
+                let mut shown = self.server(&format!("{name}/{service}"), now_ms);
+                shown["name"] = json!(service);
+                shown
+            });
+            json!({ "name": name, "services": services.collect::<Vec<_>>() })
+        });
+        tools.collect()
+    }
+
+    fn server(&self, name: &str, now_ms: i64) -> Value {
+        let Some(look) = self.permits.look(name, now_ms) else { return json!({}) };
+        json!({
+            "in_flight": look.in_flight,
+            "max_concurrent": look.limits.max_concurrent,
+            "rpm": look.limits.rpm,
+            "rpm_used": look.rpm_used,
+            "tpm": look.limits.tpm,
+            "tpm_used": look.tpm_used,
+            "breaker": look.breaker.as_str(),
+            "failures": look.failures,
+            "out_until": look.out_until_ms.map(view::rfc3339),
+        })
+    }
+
+    fn cache(&self) -> Value {
+        let (answers, bytes) = self.answers.size();
+        let counts = self.answers.counts;
+        json!({
+            "answers": answers,
+            "bytes": bytes,
+            "bytes_max": self.config.cache.bytes_max,
+            "hits": counts.hits,
+            "misses": counts.misses,
+            "shared": counts.shared,
+        })
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! * [`clients`], [`workers`], [`master`]: the connections; [`framed`], [`outbox`]: how they read
 //!   and write.
-//! * [`requests`], [`waits`], [`follow`], [`info`]: what clients ask; [`reconfigure`]: what of it
+//! * [`requests`], [`waits`], [`follow`], [`outlook`], [`info`]: what clients ask; [`reconfigure`]: what of it
 //!   only the master can do, and what a reload changes here.
 //! * [`dispatch`], [`runs`], [`loss`]: tasks on their way to workers and back; [`load`]: how much
 //!   of that there is, for the master.
@@ -32,6 +32,7 @@ mod load;
 mod loss;
 mod master;
 mod outbox;
+mod outlook;
 mod pending;
 pub(crate) mod permits;
 pub(crate) mod queue;
@@ -142,6 +143,9 @@ pub(crate) struct Core {
     /// Ends that are committed and do not hold yet: nobody is told of them.
     unsynced: Vec<runs::Ended>,
     permits: Permits,
+    paces: outlook::Paces,
+    /// When those who follow waiting tasks are told again.
+    prospects_at_ms: i64,
     answers: cache::Answers,
     /// Ready tasks whose answer is there.
     answered: VecDeque<store::Ready>,

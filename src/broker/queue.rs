@@ -48,8 +48,8 @@ pub(crate) struct Queues {
 /// A gate's number; 0 is none.
 type GateId = u16;
 
-/// Whether the gate of this name is open for a task that takes so many tokens.
-type Opens<'a> = dyn FnMut(&str, u64) -> bool + 'a;
+/// Whether the gate of this name is open for a task.
+type Opens<'a> = dyn FnMut(&str, &Slot) -> bool + 'a;
 
 /// What the configuration says of a queue.
 #[derive(Clone, Copy, Debug)]
@@ -90,22 +90,30 @@ struct Group {
     window: BTreeMap<Ord, Slot>,
     /// `Some`: there are more on disk, after this place.
     horizon: Option<Ord>,
+    /// About how many those are.
+    beyond: u64,
     asked: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Slot {
+pub(crate) struct Slot {
     seq: Seq,
     solo: bool,
     cache_refresh: bool,
     cache_key: Option<u128>,
-    tokens: u64,
+    /// That a call will probably take.
+    pub(crate) tokens: u64,
 }
 
 impl Slot {
     fn of(ready: &Ready) -> Self {
         let Needs { tokens, cache_key, cache_refresh, .. } = ready.needs;
         Self { seq: ready.seq, solo: ready.solo, cache_refresh, cache_key, tokens }
+    }
+
+    /// Under which an answer may be found that it can use.
+    pub(crate) fn key(&self) -> Option<u128> {
+        self.cache_key.filter(|_| !self.cache_refresh && !self.solo)
     }
 }
 
@@ -154,8 +162,10 @@ impl Queues {
 
     /// Says that the store has ready tasks of this queue, priority and gate which memory has not
     /// seen.
-    pub(crate) fn known_on_disk(&mut self, queue: &str, priority: u8, gate: &str) {
-        if self.group(queue, priority, gate).horizon.replace(Ord::MIN).is_none() {
+    pub(crate) fn known_on_disk(&mut self, queue: &str, priority: u8, gate: &str, count: u64) {
+        let group = self.group(queue, priority, gate);
+        group.beyond = count;
+        if group.horizon.replace(Ord::MIN).is_none() {
             self.behind += 1;
         }
     }
@@ -171,11 +181,13 @@ impl Queues {
         }
         let group = self.group(&ready.queue, ready.priority, &ready.needs.gate);
         if group.horizon.is_some_and(|horizon| ready.ord > horizon) {
+            group.beyond += 1;
             return;
         }
         group.window.insert(ready.ord, Slot::of(ready));
         if group.window.len() > WINDOW_TASKS_MAX {
             group.window.pop_last();
+            group.beyond += 1;
             let before = group.horizon;
             group.horizon = group.window.last_key_value().map(|(ord, _)| *ord);
             self.behind += usize::from(before.is_none());
@@ -193,7 +205,9 @@ impl Queues {
             Some(last) if found.len() == need.limit as usize => Some(last.ord),
             _ => None,
         };
+        group.beyond = group.beyond.saturating_sub(found.len() as u64);
         if group.horizon.is_none() {
+            group.beyond = 0;
             self.behind -= 1;
             self.queue(&need.queue).tidy();
         }
@@ -228,7 +242,7 @@ impl Queues {
         }
         let gates = &self.gates;
         let mut is_open =
-            |gate: GateId, slot: &Slot| gate == 0 || opens(name_of(gates, gate), slot.tokens);
+            |gate: GateId, slot: &Slot| gate == 0 || opens(name_of(gates, gate), slot);
         let mut best = None;
         for (name, queue) in &mut self.queues {
             let Some(level) = queue.level(now_ms, &mut is_open) else { continue };
@@ -335,6 +349,26 @@ impl Queues {
             waiting.tasks += tasks;
         }
         waiting
+    }
+
+    /// How many ready tasks at these gates stand before this place.
+    pub(crate) fn ahead(&self, before: i64, mut gates: impl FnMut(&str) -> bool) -> u64 {
+        let wanted: Vec<bool> = self.gates.iter().map(|gate| gates(gate)).collect();
+        let (no_gate, mut ahead) = (gates(""), 0);
+        for queue in self.queues.values().filter(|queue| !queue.paused) {
+            for ((priority, gate), group) in &queue.groups {
+                if !usize::from(*gate).checked_sub(1).map_or(no_gate, |gate| wanted[gate]) {
+                    continue;
+                }
+                // The ord of this priority at that place.
+                let ord = before - place(0, *priority);
+                ahead += group.window.range(..ord).count() as u64;
+                if group.horizon.is_some_and(|horizon| horizon < ord) {
+                    ahead += group.beyond;
+                }
+            }
+        }
+        ahead
     }
 
     /// The best place of a ready task at one of these gates: see [`place`].

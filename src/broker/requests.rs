@@ -10,14 +10,14 @@ use crate::protocol::control::{
     Change, ListFilter, QueueCounts, Refusal, RefusalKind, Reply, Request,
 };
 use crate::protocol::lifeline::{Ask, FromBroker};
-use crate::task::{NewTask, PRIORITIES, State, TaskId, WaitingFor};
+use crate::task::{NewTask, PRIORITIES, TaskId};
 
 use super::clients::ReplyTo;
 use super::pending::Pending;
 use super::store::writer::Op;
 use super::store::{Clear, Defaults, Depth, Insert, view};
 use super::waits::no_such_task;
-use super::{Core, info, now_ms};
+use super::{Core, Input, info, now_ms};
 
 /// Tasks that one step of `queue clear` cancels.
 pub(crate) const CLEAR_TASKS: u32 = 500;
@@ -135,15 +135,15 @@ impl Core {
     }
 
     fn status(&self, to: ReplyTo, id: TaskId) {
-        let reader = self.reader.clone();
-        let (all_paused, paused) = self.pauses();
+        let (reader, inputs) = (self.reader.clone(), self.inputs.clone());
         spawn_local(async move {
             match reader.ask(move |db| view::task(db, id)).await {
                 Ok(Some(mut task)) => {
-                    if task.state == State::Queued && (all_paused || paused.contains(&task.queue)) {
-                        task.waiting_for = Some(WaitingFor::Paused);
-                    }
-                    to.send(&Reply::Task { task: Box::new(task) });
+                    let then = move |core: &mut Core| {
+                        core.explain(&mut task);
+                        to.send(&Reply::Task { task: Box::new(task) });
+                    };
+                    let _ = inputs.send(Input::Then(Box::new(then)));
                 }
                 Ok(None) => to.refuse(no_such_task(id)),
                 Err(refusal) => to.refuse(refusal),
@@ -152,25 +152,19 @@ impl Core {
     }
 
     fn list(&self, to: ReplyTo, filter: ListFilter) {
-        let reader = self.reader.clone();
-        let (all_paused, paused) = self.pauses();
+        let (reader, inputs) = (self.reader.clone(), self.inputs.clone());
         spawn_local(async move {
             match reader.ask(move |db| view::list(db, &filter)).await {
                 Ok(mut tasks) => {
-                    for task in tasks.iter_mut().filter(|task| task.state == State::Queued) {
-                        if all_paused || paused.contains(&task.queue) {
-                            task.waiting_for = Some(WaitingFor::Paused);
-                        }
-                    }
-                    to.send(&Reply::Tasks { tasks });
+                    let then = move |core: &mut Core| {
+                        tasks.iter_mut().for_each(|task| core.explain_briefly(task));
+                        to.send(&Reply::Tasks { tasks });
+                    };
+                    let _ = inputs.send(Input::Then(Box::new(then)));
                 }
                 Err(refusal) => to.refuse(refusal),
             }
         });
-    }
-
-    fn pauses(&self) -> (bool, Vec<String>) {
-        (self.queues.all_paused(), self.queues.paused().map(str::to_owned).collect())
     }
 
     fn cancel(&mut self, to: ReplyTo, ids: Vec<TaskId>) {

@@ -57,11 +57,12 @@ impl Core {
     }
 
     fn pop(&mut self, now_ms: i64) -> Option<Ready> {
-        let (permits, mut gated) = (&mut self.permits, false);
-        let ready = self.queues.pop(now_ms, &mut |gate, tokens| {
-            let open = permits.admits(gate, tokens, now_ms);
+        let (permits, answers, mut gated) = (&mut self.permits, &self.answers, false);
+        let ready = self.queues.pop(now_ms, &mut |gate, slot| {
+            let open = permits.admits(gate, slot.tokens, now_ms);
             gated |= !open;
-            open
+            let answered = |key| matches!(answers.look(key, now_ms), Known::Answer(_));
+            open || slot.key().is_some_and(answered)
         });
         self.gated |= gated;
         ready

@@ -117,6 +117,9 @@ impl Core {
         }
         let failed = self.failed_calls(run);
         self.note_answer(run, &done.outcome);
+        if let Some(needs) = self.runs.get(&run.seq).and_then(|state| state.needs.as_ref()) {
+            self.paces.ran(&needs.gate, done.run_ms);
+        }
         let next = self.after(&facts, done.outcome, failed);
         self.end(run, serial, next);
     }

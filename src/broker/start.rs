@@ -19,6 +19,7 @@ use crate::protocol::lifeline::{FromBroker, Pool};
 
 use super::cache::Answers;
 use super::drain::Phase;
+use super::outlook::Paces;
 use super::pending::PendingOps;
 use super::permits::{Memo, Permits, oldest_slot};
 use super::queue::{Queues, Settings};
@@ -114,6 +115,8 @@ async fn serve(start: Start) -> io::Result<()> {
         permits: permits_of(&start.config, &found),
         answers: Answers::new(start.config.cache.bytes_max),
         answered: VecDeque::new(),
+        paces: Paces::default(),
+        prospects_at_ms: 0,
         asking: BTreeMap::new(),
         gated: false,
         to_master: to_master.clone(),
@@ -263,8 +266,8 @@ fn permits_of(config: &Config, found: &Found) -> Permits {
 
 fn queues_of(config: &Config, depth: &Depth) -> Queues {
     let mut queues = Queues::new(settings_of(config));
-    for (queue, priority, gate) in &depth.groups {
-        queues.known_on_disk(queue, *priority, gate);
+    for (queue, priority, gate, count) in &depth.groups {
+        queues.known_on_disk(queue, *priority, gate, *count);
     }
     if depth.all_paused {
         queues.pause(None, true);

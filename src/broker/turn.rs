@@ -101,6 +101,7 @@ impl Core {
         self.drain(now);
         self.answer_asks();
         self.dispatch();
+        self.tell_prospects();
         self.tell_what_is_urgent();
         if !self.batch.is_empty() {
             self.writer.send(std::mem::take(&mut self.batch));

@@ -2,7 +2,7 @@
 
 use super::args::OneTask;
 use super::client::Client;
-use super::out::Out;
+use super::out::{Out, span};
 use super::{CliError, Exit, Globals, result};
 use crate::protocol::control::{FollowBody, FollowEvent};
 use crate::task::{TaskId, TaskView};
@@ -35,12 +35,17 @@ pub(crate) fn follow(client: &mut Client, id: TaskId, out: &mut Out) -> Result<u
     Ok(Exit::Done as u8)
 }
 
+/// A shorter wait is over before it is read.
+const WAIT_TOLD_MS_MIN: u64 = 1000;
+
 /// Tells events to people.
 #[derive(Default)]
 struct Teller {
     /// Whether the current attempt's text is on stdout.
     has_streamed: bool,
     in_line: bool,
+    /// As it was told last.
+    position: Option<u64>,
     ended: Option<Box<TaskView>>,
 }
 
@@ -70,9 +75,26 @@ impl Teller {
                 out.note("some of the output is missing here: `forq result` has the whole");
             }
             FollowBody::Finished { .. } => self.end_line(out)?,
-            FollowBody::Waiting | FollowBody::Started { .. } => {}
+            FollowBody::Waiting { position: Some(position), estimated_wait_ms } => {
+                self.tell_wait(*position, *estimated_wait_ms, out);
+            }
+            FollowBody::Waiting { .. } | FollowBody::Started { .. } => {}
         }
         Ok(())
+    }
+
+    /// Only a wait that is worth a line, and when it has changed.
+    fn tell_wait(&mut self, position: u64, wait_ms: Option<u64>, out: &mut Out) {
+        if self.position.replace(position) == Some(position) {
+            return;
+        }
+        match wait_ms {
+            Some(wait_ms) if wait_ms < WAIT_TOLD_MS_MIN => {}
+            Some(wait_ms) => {
+                out.note(format_args!("waiting: place {position}, about {}", span(wait_ms)));
+            }
+            None => out.note(format_args!("waiting: place {position}")),
+        }
     }
 
     fn end_line(&mut self, out: &mut Out) -> Result<(), CliError> {

@@ -36,6 +36,9 @@ fn pairs(task: &TaskView) -> Vec<(&'static str, String)> {
         ("queue", task.queue.clone()),
     ];
     let mut add = |name, value: Option<String>| pairs.extend(value.map(|value| (name, value)));
+    add("waits", task.waiting_reason.clone());
+    add("place", task.position.map(|position| position.to_string()));
+    add("expected", task.estimated_wait_ms.map(|wait_ms| format!("in about {}", span(wait_ms))));
     add("lane", task.lane.clone());
     add("session", task.session.clone());
     add("key", task.key.clone());

@@ -250,8 +250,13 @@ pub struct FollowEvent {
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FollowBody {
-    /// It waits.
-    Waiting,
+    /// It waits; told again every second while it is queued.
+    Waiting {
+        /// Its place among the tasks that wait for the same, from 1.
+        position: Option<u64>,
+        /// About how long it will wait yet, in milliseconds.
+        estimated_wait_ms: Option<u64>,
+    },
     /// An attempt began in a worker.
     Started {
         /// The worker.
@@ -286,6 +291,8 @@ struct FlatEvent {
     n: u64,
     r#type: String,
     worker_pid: Option<i32>,
+    position: Option<u64>,
+    estimated_wait_ms: Option<u64>,
     text: Option<String>,
     #[serde(default)]
     data: serde_json::Value,
@@ -298,7 +305,10 @@ impl TryFrom<FlatEvent> for FollowEvent {
     fn try_from(flat: FlatEvent) -> Result<Self, String> {
         let lacks = |field: &str| format!("an event of type '{}' lacks '{field}'", flat.r#type);
         let body = match flat.r#type.as_str() {
-            "waiting" => FollowBody::Waiting,
+            "waiting" => FollowBody::Waiting {
+                position: flat.position,
+                estimated_wait_ms: flat.estimated_wait_ms,
+            },
             "started" => FollowBody::Started {
                 worker_pid: flat.worker_pid.ok_or_else(|| lacks("worker_pid"))?,
             },
@@ -452,7 +462,7 @@ mod tests {
     #[test]
     fn events_are_flat_and_read_back_as_written() {
         let bodies = [
-            (FollowBody::Waiting, "waiting"),
+            (FollowBody::Waiting { position: Some(1), estimated_wait_ms: None }, "waiting"),
             (FollowBody::Started { worker_pid: 7 }, "started"),
             (FollowBody::Restarted, "restarted"),
             (FollowBody::Text { text: "hi".to_owned() }, "text"),

@@ -77,7 +77,8 @@ impl Calls {
         }))
     }
 
-    /// Calls that nobody limits: for a handler that runs without a broker.
+    /// Calls that nobody limits: for a handler that runs without a broker, or under one of a build
+    /// that knows no permits.
     pub(crate) fn free(calls_max: u32) -> Self {
         let run = Run { seq: 0, attempt: 1 };
         let state = Mutex::default();

@@ -62,14 +62,23 @@ pub(super) struct Started {
 
 impl Held {
     /// Holds an attempt that starts. `None` if it is held already: a start that came twice.
-    pub(super) fn start(&mut self, begin: &mut Begin, wake: &Arc<Wake>) -> Option<Started> {
+    /// `limited`: its broker knows permits.
+    pub(super) fn start(
+        &mut self,
+        begin: &mut Begin,
+        limited: bool,
+        wake: &Arc<Wake>,
+    ) -> Option<Started> {
         let run = begin.start.run;
         if self.runs.contains_key(&run) {
             return None;
         }
         let cancel = Rc::new(Notify::new());
         let log = Arc::new(EventLog { run, kept: Mutex::default(), wake: Arc::clone(wake) });
-        let calls = Calls::begin(begin, wake);
+        let calls = match limited {
+            true => Calls::begin(begin, wake),
+            false => Calls::free(begin.calls_max),
+        };
         let started =
             Started { cancel: Rc::clone(&cancel), log: Arc::clone(&log), calls: calls.clone() };
         self.runs.insert(run, Holding { cancel, log, calls, done: None });
@@ -262,7 +271,7 @@ mod tests {
         let start = Start { run: RUN, id: TaskId::new(), kind, input, timeout_ms: 1000 };
         let mut begin = Begin { start, grant: None, calls_max: 1, cached: None, stale: None };
         let mut held = Held::default();
-        let started = held.start(&mut begin, &Arc::default()).unwrap();
+        let started = held.start(&mut begin, true, &Arc::default()).unwrap();
         (held, started.log)
     }
 

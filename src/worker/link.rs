@@ -123,11 +123,11 @@ impl Link {
 
     fn told(&self, message: ToWorker, state: &Rc<State>, draining: &Cell<bool>) {
         match message {
-            ToWorker::Begin(begin) => self.start(begin, state),
+            ToWorker::Begin(begin) => self.start(begin, true, state),
             ToWorker::Run(start) => {
                 let begin =
                     Begin { start, grant: None, calls_max: u32::MAX, cached: None, stale: None };
-                self.start(begin, state);
+                self.start(begin, false, state);
             }
             ToWorker::Answered(answered) => state.held.borrow().answered(answered),
             ToWorker::Cancel(run) => state.held.borrow().cancel(run),
@@ -144,8 +144,8 @@ impl Link {
         }
     }
 
-    fn start(&self, mut begin: Begin, state: &Rc<State>) {
-        let started = state.held.borrow_mut().start(&mut begin, &state.wake);
+    fn start(&self, mut begin: Begin, limited: bool, state: &Rc<State>) {
+        let started = state.held.borrow_mut().start(&mut begin, limited, &state.wake);
         let Some(started) = started else { return };
         let (registry, state) = (Rc::clone(&self.registry), Rc::clone(state));
         let output_bytes_max = self.output_bytes_max;

@@ -43,11 +43,6 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// Books under these limits.
-    pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, ..Self::default() }
-    }
-
     /// Takes in what an earlier broker had granted.
     pub(crate) fn restore(&mut self, slot: Slot) {
         self.change(slot.at, |found| {
@@ -121,6 +116,46 @@ impl Meter {
         })
     }
 
+    /// When there will have been room for so many calls, with so many tokens each, if others keep
+    /// away: what is in the window leaves it, and a window is filled after the other.
+    pub(crate) fn room_for_at(&self, calls: u64, tokens: u64, now_ms: i64) -> i64 {
+        let Limits { rpm, tpm, .. } = self.limits;
+        let live = || self.window.iter().filter(|slot| ends_at(slot.at) > now_ms);
+        let at = |limit: u64, wanted: u64, of: fn(&Slot) -> u64| {
+            let used: u64 = live().map(of).sum();
+            let mut missing = (used + wanted).saturating_sub(limit);
+            let mut last_ms = now_ms;
+            for slot in live() {
+                if missing == 0 {
+                    return last_ms;
+                }
+                missing = missing.saturating_sub(of(slot));
+                last_ms = ends_at(slot.at);
+            }
+            let windows = i64::try_from(missing.div_ceil(limit.max(1))).unwrap_or(i64::MAX);
+            last_ms.saturating_add(windows.saturating_mul(WINDOW_MS))
+        };
+        let by_calls = rpm.map(|rpm| at(rpm.into(), calls, |slot| slot.requests));
+        let by_tokens = tpm.map(|tpm| at(tpm, calls.saturating_mul(tokens), |slot| slot.tokens));
+        by_calls.max(by_tokens).unwrap_or(now_ms)
+    }
+
+    /// Why a call waits, one sentence; `None` if it need not.
+    pub(crate) fn why_full(&self, name: &str, tokens: u64, now_ms: i64) -> Option<String> {
+        let Limits { max_concurrent, rpm, tpm } = self.limits;
+        let (requests, used) = self.used(now_ms);
+        if let Some(max) = max_concurrent.filter(|max| self.in_flight >= *max) {
+            return Some(format!("{name}: all of its {max} calls at once are under way"));
+        }
+        if let Some(rpm) = rpm.filter(|rpm| requests >= u64::from(*rpm)) {
+            return Some(format!("{name}: its {rpm} requests a minute are used up"));
+        }
+        let tpm = tpm.filter(|tpm| used > 0 && used.saturating_add(tokens) > *tpm)?;
+        Some(format!(
+            "{name}: {used} of its {tpm} tokens a minute are used up, {tokens} are needed"
+        ))
+    }
+
     /// When the window next has more room, if it is not empty.
     pub(crate) fn eases_at(&self) -> Option<i64> {
         self.window.front().filter(|_| self.is_timed()).map(|slot| ends_at(slot.at))
@@ -171,7 +206,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn limits(max_concurrent: Option<u32>, rpm: Option<u32>, tpm: Option<u64>) -> Meter {
-        Meter::new(Limits { max_concurrent, rpm, tpm })
+        Meter { limits: Limits { max_concurrent, rpm, tpm }, ..Meter::default() }
     }
 
     #[test]
@@ -242,6 +277,24 @@ mod tests {
                 prop_assert!(in_minute.count() <= rpm as usize);
             }
         }
+    }
+
+    #[test]
+    fn the_wait_for_room_is_foreseen() {
+        let mut meter = limits(None, Some(2), Some(100));
+        assert_eq!(meter.room_for_at(2, 10, 0), 0);
+        meter.take(10, 0);
+        meter.take(10, 5000);
+        for (calls, tokens, at_ms) in
+            [(1, 10, 61_000), (2, 10, 66_000), (3, 10, 127_000), (4, 10, 127_000), (1, 81, 61_000)]
+        {
+            assert_eq!(meter.room_for_at(calls, tokens, 6000), at_ms, "{calls} of {tokens}");
+        }
+        let why = meter.why_full("a", 10, 6000).unwrap();
+        assert_eq!(why, "a: its 2 requests a minute are used up");
+        assert_eq!(meter.why_full("a", 10, 61_500), None);
+        let why = meter.why_full("a", 95, 61_500).unwrap();
+        assert_eq!(why, "a: 10 of its 100 tokens a minute are used up, 95 are needed");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //!   the primary is well and its minute is used up, its tasks wait.
 
 mod breaker;
+mod look;
 mod made;
 mod meter;
 mod server;
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::protocol::calls::{CallOutcome, Grant, Settled};
 
+pub(crate) use look::Outlook;
 pub(crate) use meter::{Slot, oldest_slot};
 pub(crate) use server::Server;
 
@@ -84,10 +86,7 @@ impl Permits {
         if !self.awaited.is_empty() {
             return 0;
         }
-        let first = chain.iter().filter_map(|name| self.servers.get(name));
-        let Some(server) = first.into_iter().find(|server| server.is_in_service(now_ms)) else {
-            return 0;
-        };
+        let Some((_, server)) = self.first_in_service(chain, now_ms) else { return 0 };
         let meter = self.meters.get(&server.meter);
         meter.map_or(u64::MAX, |meter| meter.room(now_ms))
     }
@@ -137,12 +136,10 @@ impl Permits {
 
     /// Whether the first server in service of this gate shares its books with one of `servers`.
     pub(crate) fn competes(&self, gate: &str, servers: &[String], now_ms: i64) -> bool {
-        let first = |chain: &[String]| {
-            let mut known = chain.iter().filter_map(|name| self.servers.get(name));
-            known.find(|server| server.is_in_service(now_ms)).map(|server| server.meter.clone())
-        };
-        let wanted = first(servers);
-        wanted.is_some() && self.gates.get(gate).and_then(|chain| first(chain)) == wanted
+        let meter =
+            |chain| self.first_in_service(chain, now_ms).map(|(_, server)| server.meter.as_str());
+        let wanted = meter(servers);
+        wanted.is_some() && self.gates.get(gate).and_then(|chain| meter(chain)) == wanted
     }
 
     /// A call has ended. A permit that is not held was settled before, or by a loss.

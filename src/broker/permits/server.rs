@@ -15,11 +15,6 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// A server whose calls stand in the books of `meter`.
-    pub(crate) fn new(meter: String) -> Self {
-        Self { meter, ..Self::default() }
-    }
-
     /// As an earlier broker left it.
     pub(crate) fn restore(
         &mut self,

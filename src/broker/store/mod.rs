@@ -268,7 +268,7 @@ pub(crate) struct Moved {
 #[derive(Debug)]
 pub(crate) enum Cancelled {
     /// It was waiting, and is cancelled.
-    Now(Moved),
+    Now(Box<Moved>),
     /// It runs: the worker must be told.
     Running { seq: Seq },
     /// It is over already.
@@ -279,7 +279,7 @@ pub(crate) enum Cancelled {
 #[derive(Debug)]
 pub(crate) enum Retried {
     /// It is back.
-    Back(Moved),
+    Back(Box<Moved>),
     /// It is in this state, which nothing is put back from.
     Not(State),
     /// Its key belongs to this task by now.
@@ -316,8 +316,8 @@ pub(crate) struct Depth {
     /// Queues that are paused.
     pub(crate) paused: Vec<String>,
     pub(crate) all_paused: bool,
-    /// The queues, priorities and gates with ready tasks.
-    pub(crate) groups: Vec<(String, u8, String)>,
+    /// The queues, priorities and gates with ready tasks, and how many.
+    pub(crate) groups: Vec<(String, u8, String, u64)>,
     pub(crate) next_due_at_ms: Option<i64>,
     pub(crate) next_expiry_at_ms: Option<i64>,
 }

@@ -7,11 +7,11 @@ use serde_json::value::RawValue;
 use super::sqlite::{id_of, state_of};
 use crate::protocol::control::ListFilter;
 use crate::protocol::link::Seq;
-use crate::task::{Attempt, State, TaskError, TaskId, TaskView, Usage, WaitingFor};
+use crate::task::{Attempt, State, TaskError, TaskId, TaskView, Usage, WaitingFor, Waits};
 
 const COLUMNS: &str = "seq, id, kind, queue, priority, state, lane, key, due_at, max_attempts, \
                        attempt, created_at, first_started_at, started_at, finished_at, \
-                       usage_in, usage_out, error, worker_pid";
+                       usage_in, usage_out, error, worker_pid, gate, tokens, ord";
 
 /// The most tasks of one page of `list`.
 pub(crate) const PAGE_TASKS_MAX: u32 = 1000;
@@ -28,8 +28,8 @@ pub(crate) fn task(db: &Connection, id: TaskId) -> rusqlite::Result<Option<TaskV
         .prepare_cached(&sql)?
         .query_row([id.0.as_bytes()], |row| {
             let mut view = view_of(row)?;
-            view.input = raw(row.get(19)?);
-            view.output = raw(row.get(20)?);
+            view.input = raw(row.get(22)?);
+            view.output = raw(row.get(23)?);
             Ok((row.get::<_, Seq>(0)?, view))
         })
         .optional()?;
@@ -85,11 +85,23 @@ fn view_of(row: &Row<'_>) -> rusqlite::Result<TaskView> {
         |prefix| lane.as_deref().and_then(|lane| lane.strip_prefix(prefix)).map(String::from);
     let tokens: (Option<u64>, Option<u64>) = (unsigned(row.get(15)?), unsigned(row.get(16)?));
     let error: Option<String> = row.get(17)?;
+    let waits = match state {
+        State::Queued => Some(Waits {
+            gate: row.get(19)?,
+            tokens: unsigned(row.get(20)?).unwrap_or(0),
+            ord: row.get(21)?,
+        }),
+        _ => None,
+    };
     Ok(TaskView {
         id: id_of(row, 1)?,
         kind: row.get(2)?,
         state,
         waiting_for: waiting_for(state, attempt),
+        waiting_reason: None,
+        position: None,
+        estimated_wait_ms: None,
+        waits,
         priority: row.get(4)?,
         queue: row.get(3)?,
         session: named("s:"),

@@ -58,7 +58,7 @@ pub(super) fn submit_and_wait(
     start("submit", move || {
         let result = connect_at_boot(&instance).and_then(|mut client| {
             let ids = match work {
-                Work::One(task) => vec![submit::submit_one(&mut client, task)?],
+                Work::One(task) => vec![submit::submit_one(&mut client, *task)?],
                 Work::Lines(lines) => submit::submit_lines(&mut client, lines, |_| Ok(()))?,
             };
             tell(&reports, Report::Submitted(ids.clone()))?;

@@ -10,7 +10,7 @@ use crate::task::{NewTask, empty_object};
 /// What is to be submitted.
 pub(super) enum Work {
     /// From the command line.
-    One(NewTask),
+    One(Box<NewTask>),
     /// From a file.
     Lines(Vec<Numbered>),
 }
@@ -18,7 +18,7 @@ pub(super) enum Work {
 impl Work {
     pub(super) fn tasks(&self) -> impl Iterator<Item = &NewTask> {
         let (one, lines) = match self {
-            Work::One(task) => (Some(task), &[][..]),
+            Work::One(task) => (Some(&**task), &[][..]),
             Work::Lines(lines) => (None, &lines[..]),
         };
         one.into_iter().chain(lines.iter().map(|numbered| &numbered.task))
@@ -44,7 +44,7 @@ pub(super) fn read(what: &str, input: Option<&str>) -> Result<Work, CliError> {
         }
         (_, input) => {
             let input = input.map_or_else(|| Ok(empty_object()), input::json)?;
-            Ok(Work::One(NewTask::new(what, input)))
+            Ok(Work::One(Box::new(NewTask::new(what, input))))
         }
     }
 }

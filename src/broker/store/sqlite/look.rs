@@ -50,7 +50,7 @@ impl Sqlite {
             let queue: String = row.get(0)?;
             let count: i64 = row.get(2)?;
             depth.queues.entry(queue.clone()).or_default().queued += count.unsigned_abs();
-            depth.groups.push((queue, row.get(1)?, row.get(3)?));
+            depth.groups.push((queue, row.get(1)?, row.get(3)?, count.unsigned_abs()));
         }
         for (state, condition) in [
             (State::Running, "INDEXED BY tasks_running WHERE state = 1"),

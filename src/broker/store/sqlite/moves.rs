@@ -236,7 +236,11 @@ impl Sqlite {
                 Cancelled::Running { seq: before.seq }
             }
             state if state.is_final() => Cancelled::Final(state),
-            _ => Cancelled::Now(self.cancel_waiting(before, "cancelled by request", now_ms)?),
+            _ => Cancelled::Now(Box::new(self.cancel_waiting(
+                before,
+                "cancelled by request",
+                now_ms,
+            )?)),
         }))
     }
 
@@ -328,7 +332,7 @@ impl Sqlite {
         self.count(&before.queue, None, state);
         let mut moved = self.moved(before, state, now_ms)?;
         moved.ready = (state == State::Queued).then_some(ready);
-        Ok(Some(Retried::Back(moved)))
+        Ok(Some(Retried::Back(Box::new(moved))))
     }
 }
 

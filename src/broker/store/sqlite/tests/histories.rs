@@ -339,7 +339,7 @@ impl Both {
         self.store = Sqlite::open(&self.path, INSTANCE, Durability::None).unwrap();
         let depth = self.store.look().unwrap();
         self.told.clear();
-        for (queue, priority, gate) in depth.groups {
+        for (queue, priority, gate, _) in depth.groups {
             let refill = Refill { queue, priority, gate, after: i64::MIN, limit: ALL };
             self.told.extend(self.store.refill(&refill).unwrap().iter().map(|ready| ready.seq));
         }

@@ -52,7 +52,8 @@ impl Chained {
             timeout_ms: 1000,
         };
         let (calls_max, cached) = (self.calls_max, self.cached.clone());
-        let calls = Calls::begin(&mut Begin { start, grant: None, calls_max, cached }, &wake);
+        let calls =
+            Calls::begin(&mut Begin { start, grant: None, calls_max, cached, stale: None }, &wake);
         let context = Context {
             attempt: self.attempt,
             calls: calls.clone(),
