@@ -58,9 +58,12 @@ impl Core {
         order.sort_unstable();
         for (place, key) in order {
             let Some(Asking { serial, ask, .. }) = self.asking.get(&key) else { continue };
+            // A task without a slot is no rival: it could wait for just these to go on and end.
             let permits = &self.permits;
-            let rival = self.queues.best_place(|gate| permits.competes(gate, &ask.servers, now_ms));
-            if self.phase.dispatches() && rival.is_some_and(|rival| rival < place) {
+            let rival = self.may_dispatch().then(|| {
+                self.queues.best_place(|gate| permits.competes(gate, &ask.servers, now_ms))
+            });
+            if rival.flatten().is_some_and(|rival| rival < place) {
                 continue;
             }
             let (serial, run) = (*serial, ask.run);

@@ -34,6 +34,11 @@ impl Worker {
 }
 
 impl Core {
+    /// Whether a ready task could start now.
+    pub(super) fn may_dispatch(&self) -> bool {
+        self.phase.dispatches() && !self.disk_full && self.least_loaded().is_some()
+    }
+
     /// Claims as many ready tasks as there are free slots.
     pub(super) fn dispatch(&mut self) {
         if !self.phase.dispatches() || self.disk_full {
