@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
 use super::http::Exchange;
-use super::{Value, command};
+use super::{Value, command, json};
 
 /// A simulated model on a free port. It ends with this value.
 pub(crate) struct Model {
@@ -51,6 +51,23 @@ pub(crate) fn config(url: &str) -> String {
         "[providers.sim]\nbase_url = '{url}'\n[models.default]\nchain = ['sim/sim-1']\n\
          [queue]\nretry_backoff = '50ms'\n"
     )
+}
+
+/// A section for a provider, with these lines besides its address.
+pub(crate) fn provider(name: &str, url: &str, settings: &str) -> String {
+    format!("[providers.{name}]\nbase_url = '{url}'\n{settings}\n")
+}
+
+/// A task that asks this model.
+pub(crate) fn chat(model: &str) -> Value {
+    json!({ "kind": "chat", "input": { "prompt": "Say a word. A short word.", "model": model } })
+}
+
+/// When the requests of a model's stats arrived, by its clock.
+#[track_caller]
+pub(crate) fn times_ms(stats: &Value) -> Vec<u64> {
+    let times = stats["request_times_ms"].as_array().expect("times");
+    times.iter().map(|time| time.as_u64().expect("a time")).collect()
 }
 
 impl Drop for Model {
