@@ -255,6 +255,12 @@ impl Kept {
         {
             self.bytes -= old.bytes();
         }
+        if self.events.is_empty() {
+            // Too large by itself. A number that is missing is a gap for whoever reads the next
+            // one, so that there must be one.
+            self.last_n += 1;
+            self.events.push_back((self.last_n, EventBody::Text(String::new())));
+        }
     }
 }
 
@@ -342,5 +348,16 @@ mod tests {
         }
         assert!(log.kept.lock().unwrap().bytes <= EVENT_LOG_BYTES_MAX);
         assert_eq!(log.kept.lock().unwrap().last_n, 3);
+    }
+
+    #[test]
+    fn an_event_that_does_not_fit_leaves_a_gap_also_at_the_end() {
+        let (held, log) = held();
+        log.emit(text(&"x".repeat(EVENT_LOG_BYTES_MAX + 1)));
+        let told: Vec<_> = sent(&held, &log).into_iter().map(|event| event.n).collect();
+        assert_eq!(told, [2]);
+        assert_eq!(log.kept.lock().unwrap().bytes, 0);
+        log.emit(text("a"));
+        assert_eq!(sent(&held, &log)[0].n, 3);
     }
 }
