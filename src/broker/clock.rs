@@ -85,6 +85,7 @@ impl Core {
     /// Asks the store for everything whose time has come.
     pub(super) fn look_at_the_clock(&mut self) {
         let now_ms = now_ms();
+        self.heed_the_day(now_ms);
         let limit = MOVED_TASKS_MAX;
         if !self.clock.promoting && self.clock.due_at_ms.is_some_and(|at| at <= now_ms) {
             self.clock.promoting = true;

@@ -26,7 +26,7 @@ pub(super) fn tell_stats(core: &mut Core, to: ReplyTo, depth: Depth) {
     });
 }
 
-fn send(to: &ReplyTo, document: &Value) {
+pub(super) fn send(to: &ReplyTo, document: &Value) {
     if let Ok(document) = serde_json::value::to_raw_value(document) {
         to.send(&Reply::Json { document });
     }

@@ -12,12 +12,13 @@
 //! * [`dispatch`], [`runs`], [`loss`]: tasks on their way to workers and back; [`load`]: how much
 //!   of that there is, for the master.
 //! * [`calls`]: what running attempts may call, and what came of it; [`cache`], [`reuse`]: who
-//!   needs no call.
-//! * [`queue`], [`permits`], [`rules`], [`events`]: the decisions, pure.
+//!   needs no call; [`usage`]: what calls took and cost.
+//! * [`queue`], [`permits`], [`budget`], [`rules`], [`events`]: the decisions, pure.
 //! * [`pending`], [`answers`], [`clock`], [`drain`]: what the store is asked and says, what time brings, how it ends.
 //! * [`store`]: where tasks live.
 
 mod answers;
+pub(crate) mod budget;
 mod cache;
 mod calls;
 mod clients;
@@ -44,6 +45,7 @@ mod runs;
 mod start;
 pub(crate) mod store;
 mod turn;
+mod usage;
 mod waits;
 mod workers;
 
@@ -59,6 +61,7 @@ use crate::protocol::lifeline::{self, Exit, Pool};
 use crate::protocol::link::{Run, Seq, ToBroker};
 use crate::task::TaskId;
 
+use budget::Spent;
 use clients::ReplyTo;
 use drain::Phase;
 use follow::Follower;
@@ -153,6 +156,8 @@ pub(crate) struct Core {
     asking: BTreeMap<(Run, u32), calls::Asking>,
     /// Somebody waits for a gate to open.
     gated: bool,
+    /// What calls have cost today.
+    spent: Spent,
     /// Submissions on their way to the store.
     inserts_pending: usize,
     to_master: master::ToMaster,

@@ -52,6 +52,9 @@ impl Core {
             Request::QueueClear { queue } => self.clear(to, queue, 0),
             Request::Info => self.document(to, info::tell_info),
             Request::Stats => self.document(to, info::tell_stats),
+            Request::Usage { since_day, by } => {
+                self.read(move |core| core.usage(to, since_day, by));
+            }
             Request::Stop { now } => {
                 self.to_master.send(&FromBroker::StopAsked { now });
                 let pid = nix::unistd::getppid().as_raw().unsigned_abs();

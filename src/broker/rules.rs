@@ -115,6 +115,7 @@ mod tests {
             suspect,
             max_attempts: 3,
             cancel_asked: false,
+            agent: None,
         }
     }
 

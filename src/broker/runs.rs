@@ -166,6 +166,7 @@ impl Core {
         }
         self.forget_calls(run, serial);
         let calls = self.paid(run);
+        self.spend(run, &calls);
         let owner = Owner { instance: self.instance, serial };
         // While submissions come in, the next one's commit is near, and carries this along.
         let awaited = self.inserts_pending == 0

@@ -17,6 +17,7 @@ use crate::config::{Config, Durability, HEARTBEAT, Sources};
 use crate::handler::Registry;
 use crate::protocol::lifeline::{FromBroker, Pool};
 
+use super::budget::{Spent, day_of};
 use super::cache::Answers;
 use super::drain::Phase;
 use super::outlook::Paces;
@@ -119,6 +120,7 @@ async fn serve(start: Start) -> io::Result<()> {
         prospects_at_ms: 0,
         asking: BTreeMap::new(),
         gated: false,
+        spent: found.spent.clone(),
         to_master: to_master.clone(),
         inputs: inputs.clone(),
         phase: Phase::Serving,
@@ -208,11 +210,13 @@ struct Found {
     depth: Depth,
     claims: Vec<OpenClaim>,
     memos: Vec<Memo>,
+    spent: Spent,
 }
 
 /// Claims of other starts of the instance are nobody's: their tasks go back. Those of this start
 /// belong to workers that may still run them.
 fn recover(store: &mut Sqlite, instance: i64) -> Result<Found, StoreError> {
+    let now_ms = super::now_ms();
     store.begin(true)?;
     let (mut mine, mut back) = (Vec::new(), 0);
     for claim in store.claims()? {
@@ -230,18 +234,19 @@ fn recover(store: &mut Sqlite, instance: i64) -> Result<Found, StoreError> {
         store.end(&super::store::End {
             run,
             owner,
-            now_ms: super::now_ms(),
+            now_ms,
             next,
             awaited: false,
             calls: Vec::new(),
         })?;
     }
-    let memos = store.memos(oldest_slot(super::now_ms()))?;
+    let memos = store.memos(oldest_slot(now_ms))?;
+    let spent = store.spent_on(day_of(now_ms))?;
     store.commit()?;
     if back > 0 {
         tracing::info!("{back} tasks that were running when forq last ended are queued again");
     }
-    Ok(Found { depth: store.look()?, claims: mine, memos })
+    Ok(Found { depth: store.look()?, claims: mine, memos, spent })
 }
 
 /// What the configuration says of each queue that it names.

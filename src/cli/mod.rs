@@ -35,6 +35,7 @@ mod status;
 mod stop;
 mod submit;
 mod top;
+mod usage;
 mod wait;
 mod when;
 
@@ -155,6 +156,8 @@ enum Verb {
     Info,
     /// Show counters: outcomes, wait and run times
     Stats,
+    /// Show what calls took and cost, by provider, model, agent, queue or day
+    Usage(usage::UsageArgs),
     /// Put the configuration file in force, and replace the workers one by one
     Reload(renew::RenewArgs),
     /// Replace the running binary by the one that is installed now, without losing a task
@@ -229,6 +232,7 @@ fn dispatch(cli: Cli, out: &mut Out) -> Result<u8, CliError> {
         Verb::Queue(args) => queue::run(args, globals, out),
         Verb::Info => info::run(globals, out),
         Verb::Stats => stats::run(globals, out),
+        Verb::Usage(args) => usage::run(args, globals, out),
         Verb::Reload(args) => renew::reload(args, globals, out),
         Verb::Upgrade(args) => renew::upgrade(args, globals, out),
         Verb::Scale(args) => scale::run(args, globals, out),

@@ -75,7 +75,7 @@ fn the_command_line_is_consistent() {
 #[test]
 fn bad_usage_is_refused_before_anything_is_asked() {
     let id = TaskId::new().to_string();
-    let table: [(&[&str], &str); 13] = [
+    let table: [(&[&str], &str); 15] = [
         (&["submit", "noop", "--priority", "10"], "priority 10: must be 0 to 9"),
         (&["submit", "noop", "--priority", "-1"], "priority -1: must be 0 to 9"),
         (&["submit", "noop", "--delay", "-5s"], "is negative"),
@@ -84,6 +84,8 @@ fn bad_usage_is_refused_before_anything_is_asked() {
         (&["submit", "noop", "--max-attempts", "0"], "must be a number from 1"),
         (&["list", "--limit", "0"], "must be a number from 1"),
         (&["queue", "pause", "--queue", "a b"], "1 to 64 letters"),
+        (&["usage", "--by", "provider,week"], "one of provider, model, agent, queue, day"),
+        (&["usage", "--since", "yesterday"], "write it like 2030-01-31"),
         (&["submit"], "required"),
         (&["submit", "noop", "--jsonl", "-"], "cannot be used"),
         (&["status", "nope"], "not a task id"),

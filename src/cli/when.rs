@@ -1,6 +1,8 @@
 //! Times as users write them.
 
 use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 
 use crate::config;
 
@@ -21,6 +23,23 @@ pub(crate) fn moment_ms(text: &str) -> Result<i64, String> {
 /// Now, in milliseconds since 1970.
 pub(crate) fn now_ms() -> i64 {
     Timestamp::now().as_millisecond()
+}
+
+/// A UTC day like `2030-01-31`, since 1970.
+pub(crate) fn day(text: &str) -> Result<i64, String> {
+    // jiff would take a whole moment, and drop its time.
+    let date =
+        Some(text).filter(|text| text.len() == 10).and_then(|text| text.parse::<Date>().ok());
+    let midnight = date.and_then(|date| date.to_zoned(TimeZone::UTC).ok());
+    let midnight = midnight.ok_or_else(|| {
+        format!("'{text}' is not a day: write it like 2030-01-31, or like 7d for the last seven")
+    })?;
+    Ok(day_of(midnight.timestamp().as_millisecond()))
+}
+
+/// The UTC day of a moment, since 1970.
+pub(crate) fn day_of(ms: i64) -> i64 {
+    ms.div_euclid(86_400_000)
 }
 
 /// The moment that is `ms` after `start_ms`.

@@ -7,6 +7,8 @@
 //! A message is named outside (`{"submit": {…}}`), not by a field inside: with a field serde
 //! holds the whole message back to look for it, and what it has held back is no raw JSON any more.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -108,6 +110,13 @@ pub enum Request {
     Info,
     /// The counters. Answer: [`Reply::Json`] in the shape of `forq stats --json`.
     Stats,
+    /// What calls took, and cost. Answer: [`Reply::Json`] in the shape of `forq usage --json`.
+    Usage {
+        /// From this day (since 1970, UTC) to now.
+        since_day: i64,
+        /// A row for each of what they have in common here; without any there is only the total.
+        by: Vec<UsageBy>,
+    },
     /// Stop the daemon. Answer: [`Reply::Done`] at once; the end of the stop is the end of the
     /// master, whose pid [`Reply::Done`] carries as its count.
     Stop {
@@ -148,6 +157,49 @@ pub struct EventPosition {
     pub attempt: u32,
     /// Counts from 1 in each attempt.
     pub n: u64,
+}
+
+/// What the calls of one row of `forq usage` have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UsageBy {
+    /// Whom they went to: a provider, or `TOOL/SERVICE`.
+    Provider,
+    /// The model's name there; empty for a tool.
+    Model,
+    /// The agent of their tasks; empty if they have none.
+    Agent,
+    /// The queue of their tasks.
+    Queue,
+    /// The UTC day on which their attempts ended.
+    Day,
+}
+
+impl UsageBy {
+    /// All of them.
+    pub const ALL: [UsageBy; 5] =
+        [UsageBy::Provider, UsageBy::Model, UsageBy::Agent, UsageBy::Queue, UsageBy::Day];
+
+    /// The word that users see.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            UsageBy::Provider => "provider",
+            UsageBy::Model => "model",
+            UsageBy::Agent => "agent",
+            UsageBy::Queue => "queue",
+            UsageBy::Day => "day",
+        }
+    }
+}
+
+impl FromStr for UsageBy {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        UsageBy::ALL.into_iter().find(|by| by.as_str() == text).ok_or_else(|| {
+            let all = UsageBy::ALL.map(UsageBy::as_str);
+            format!("unknown column '{text}': one of {}", all.join(", "))
+        })
+    }
 }
 
 /// What `forq list` and `forq queue items` filter by.
@@ -437,6 +489,7 @@ mod tests {
             Request::List(ListFilter { states: vec![State::Failed], ..ListFilter::default() }),
             Request::QueueClear { queue: None },
             Request::Info,
+            Request::Usage { since_day: 20_000, by: UsageBy::ALL.to_vec() },
             Request::Stop { now: true },
         ] {
             reread(&request);

@@ -3,6 +3,7 @@
 //! * [`sqlite`]: the embedded default, with its [`schema`].
 //! * [`writer`]: the one thread that writes; group commit.
 //! * [`reader`]: the thread for people's reads.
+//! * [`view`], [`usage`]: tasks and accounts as people see them.
 //! * [`reserve`]: the file that is given up when the disk is full.
 //!
 //! A store decides nothing: which task runs next, and what becomes of a failed one, is told to
@@ -12,11 +13,13 @@ pub(crate) mod reader;
 pub(crate) mod reserve;
 pub(crate) mod schema;
 pub(crate) mod sqlite;
+pub(crate) mod usage;
 pub(crate) mod view;
 pub(crate) mod writer;
 
 use std::collections::BTreeMap;
 
+use super::budget::Spent;
 use super::permits::Memo;
 use crate::handler::Needs;
 use crate::protocol::control::Refusal;
@@ -40,7 +43,8 @@ pub(crate) trait Store: Send {
     fn insert(&mut self, insert: &Insert) -> Result<Result<Vec<Accepted>, Refusal>, StoreError>;
     /// Gives a queued task to an owner; `None` if it is not queued any more or has expired.
     fn claim(&mut self, claim: &Claim) -> Result<Option<Claimed>, StoreError>;
-    /// Ends a claim, if `owner` still holds it with this attempt; `None` if it does not.
+    /// Ends a claim, if `owner` still holds it with this attempt, and adds its calls to the
+    /// accounts; `None`, and nothing is added, if it does not.
     fn end(&mut self, end: &End) -> Result<Option<Moved>, StoreError>;
     /// Cancels a task. One that runs is only marked: the end of its claim decides.
     fn cancel(&mut self, id: TaskId, now_ms: i64) -> Result<Option<Cancelled>, StoreError>;
@@ -52,7 +56,8 @@ pub(crate) trait Store: Send {
     fn promote(&mut self, now_ms: i64, limit: u32) -> Result<Due, StoreError>;
     /// Cancels tasks that expired before they started, `limit` at a time.
     fn expire(&mut self, now_ms: i64, limit: u32) -> Result<Due, StoreError>;
-    /// Forgets tasks that ended before a time, `limit` at a time. Returns how many.
+    /// Forgets tasks that ended before a time, `limit` at a time, and old accounts. Returns how
+    /// many tasks.
     fn prune(&mut self, finished_before_ms: i64, limit: u32) -> Result<u32, StoreError>;
     /// The queued tasks of one queue, priority and gate after a position, in order.
     fn refill(&mut self, refill: &Refill) -> Result<Vec<Ready>, StoreError>;
@@ -62,6 +67,8 @@ pub(crate) trait Store: Send {
     fn remember(&mut self, memo: &Memo) -> Result<(), StoreError>;
     /// Everything that is remembered about permits; what was spent, since this slot.
     fn memos(&mut self, oldest_slot: i64) -> Result<Vec<Memo>, StoreError>;
+    /// What calls have cost on a day (since 1970, UTC), as far as their attempts have ended.
+    fn spent_on(&mut self, day: i64) -> Result<Spent, StoreError>;
     /// Every claim that has not ended, with what a decision about it needs.
     fn claims(&mut self) -> Result<Vec<OpenClaim>, StoreError>;
     /// How many tasks of each queue are in each state that is not final.
@@ -184,6 +191,8 @@ pub(crate) struct Facts {
     pub(crate) suspect: u32,
     pub(crate) max_attempts: u32,
     pub(crate) cancel_asked: bool,
+    /// Whose budget its calls are charged to.
+    pub(crate) agent: Option<String>,
 }
 
 /// A claim that has not ended.
@@ -219,6 +228,13 @@ pub(crate) struct Paid {
     pub(crate) usage: Option<Usage>,
     /// In the currency of the provider's price.
     pub(crate) cost: f64,
+}
+
+impl Paid {
+    /// What it added to the bill.
+    pub(crate) fn spent(&self) -> f64 {
+        if self.cached { 0.0 } else { self.cost }
+    }
 }
 
 /// What becomes of a task whose attempt ended.

@@ -68,7 +68,9 @@ impl Sqlite {
                 self.db.prepare_cached(sql)?.execute([seq])?;
             }
         }
-        let oldest = crate::broker::permits::oldest_slot(super::now_us() / 1000);
+        let now_ms = super::now_us() / 1000;
+        self.prune_usage(now_ms)?;
+        let oldest = crate::broker::permits::oldest_slot(now_ms);
         self.db.prepare_cached("DELETE FROM spent WHERE slot < ?1")?.execute([oldest])?;
         Ok(old.len() as u32)
     }

@@ -31,9 +31,9 @@ impl Sqlite {
         );
         let mut query = self.db.prepare(&sql)?;
         let found = query.query_map([], |row| {
-            let serial: i64 = row.get(10)?;
-            let owner = Owner { instance: row.get(9)?, serial: serial.unsigned_abs() };
-            Ok(OpenClaim { owner, priority: row.get(11)?, facts: facts_of(row)? })
+            let serial: i64 = row.get(11)?;
+            let owner = Owner { instance: row.get(10)?, serial: serial.unsigned_abs() };
+            Ok(OpenClaim { owner, priority: row.get(12)?, facts: facts_of(row)? })
         })?;
         Ok(found.collect::<Result<_, _>>()?)
     }

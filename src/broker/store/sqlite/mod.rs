@@ -4,6 +4,7 @@
 //! * `moves`: claims and their ends, cancel, retry, clear.
 //! * `clock`: what time moves: promotion, expiry, pruning.
 //! * `memos`: what permits must not forget.
+//! * `usage`: the accounts.
 //! * `look`: what a starting broker and the queue's window read.
 
 mod clock;
@@ -11,6 +12,7 @@ mod insert;
 mod look;
 mod memos;
 mod moves;
+mod usage;
 
 pub(crate) use look::{id_of, state_of};
 pub(crate) use moves::cancelled;
@@ -24,6 +26,7 @@ use super::{
     Accepted, Cancelled, Claim, Claimed, Clear, Depth, Due, End, Insert, Moved, OpenClaim, Ord,
     Ready, Refill, Retried, Store, StoreError, schema,
 };
+use crate::broker::budget::Spent;
 use crate::broker::permits::Memo;
 use crate::handler::Needs;
 use crate::protocol::control::Refusal;
@@ -258,6 +261,10 @@ impl Store for Sqlite {
 
     fn memos(&mut self, oldest_slot: i64) -> Result<Vec<Memo>, StoreError> {
         self.read_memos(oldest_slot)
+    }
+
+    fn spent_on(&mut self, day: i64) -> Result<Spent, StoreError> {
+        self.read_spent(day)
     }
 
     fn claims(&mut self) -> Result<Vec<OpenClaim>, StoreError> {

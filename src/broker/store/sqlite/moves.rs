@@ -12,7 +12,7 @@ use crate::task::{ErrorKind, State, TaskError, TaskId};
 
 /// The columns that make a [`Facts`], in [`facts_of`]'s order.
 pub(super) const FACTS_COLUMNS: &str = "seq, attempt, id, queue, attempt - attempt_at_retry, \
-                                        charged, suspect, max_attempts, cancel_asked";
+                                        charged, suspect, max_attempts, cancel_asked, agent";
 
 pub(super) fn facts_of(row: &Row<'_>) -> rusqlite::Result<Facts> {
     Ok(Facts {
@@ -24,6 +24,7 @@ pub(super) fn facts_of(row: &Row<'_>) -> rusqlite::Result<Facts> {
         suspect: row.get(6)?,
         max_attempts: row.get(7)?,
         cancel_asked: row.get(8)?,
+        agent: row.get(9)?,
     })
 }
 
@@ -70,9 +71,9 @@ impl Sqlite {
                 ),
                 |row| {
                     let facts = facts_of(row)?;
-                    let timeout_ms: i64 = row.get(11)?;
-                    let input: Option<String> = row.get(10)?;
-                    Ok((facts, row.get::<_, String>(9)?, input, timeout_ms))
+                    let timeout_ms: i64 = row.get(12)?;
+                    let input: Option<String> = row.get(11)?;
+                    Ok((facts, row.get::<_, String>(10)?, input, timeout_ms))
                 },
             )
             .optional()?;
@@ -127,6 +128,7 @@ impl Sqlite {
             .optional()?;
         let Some((before, ready)) = moved else { return Ok(None) };
         self.count_end(&before.queue, next);
+        self.count_calls(end, ready.needs.agent.as_deref(), &before.queue)?;
         let mut moved = self.moved(before, state, end.now_ms)?;
         moved.ready = (state == State::Queued).then_some(ready);
         moved.due_at_ms = moved.due_at_ms.or(written.due_at_ms);

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
+use crate::broker::budget::Spent;
 use crate::broker::store::StoreError;
 use crate::broker::store::{Defaults, Next, OpenClaim, Owner};
 use crate::protocol::control::RefusalKind;
@@ -134,6 +135,10 @@ impl Store for Fake {
     fn memos(&mut self, _: i64) -> Result<Vec<Memo>, StoreError> {
         Ok(Vec::new())
     }
+    fn spent_on(&mut self, day: i64) -> Result<Spent, StoreError> {
+        Ok(Spent::on(day))
+    }
+
     fn claims(&mut self) -> Result<Vec<OpenClaim>, StoreError> {
         Ok(Vec::new())
     }
