@@ -63,6 +63,7 @@ impl Core {
                 crate::master::set_log_level(&loaded.config.log);
                 self.config = loaded.config;
                 self.sources = sources;
+                self.heed_budgets();
             }
             Err(error) => tracing::error!("the new configuration is not in force here: {error}"),
         }

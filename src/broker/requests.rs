@@ -1,6 +1,7 @@
 //! What clients ask, one method a verb.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use serde_json::value::RawValue;
@@ -71,12 +72,14 @@ impl Core {
         if let Some(refusal) = self.phase.refusal() {
             return to.refuse(refusal);
         }
+        let mut over_budget = BTreeMap::new();
         for (index, task) in tasks.iter_mut().enumerate() {
             on_one_line(&mut task.input);
             if let Err(message) = self.accept(task) {
                 let refusal = Refusal::new(RefusalKind::Invalid, message);
                 return to.refuse(Refusal { index: Some(index), ..refusal });
             }
+            over_budget.extend(self.over_budget(task).map(|message| (index, message)));
         }
         let queue = &self.config.queue;
         let defaults = Defaults {
@@ -84,7 +87,7 @@ impl Core {
             timeout_ms: u64::try_from(queue.task_timeout.as_millis()).unwrap_or(u64::MAX),
             max_queued: queue.max_queued.into(),
         };
-        let insert = Insert { tasks, defaults, now_ms: now_ms(), dry_run };
+        let insert = Insert { tasks, defaults, now_ms: now_ms(), over_budget, dry_run };
         if dry_run.is_some() {
             self.store(Op::Insert(insert), Pending::DryRun { to });
         } else {

@@ -286,6 +286,7 @@ fn queues_of(config: &Config, depth: &Depth) -> Queues {
 impl Core {
     /// Takes in what the store holds from before.
     fn with(mut self, found: Found) -> Self {
+        self.heed_budgets();
         self.clock.due(found.depth.next_due_at_ms);
         self.clock.expires(found.depth.next_expiry_at_ms);
         for claim in found.claims {

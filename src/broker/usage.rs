@@ -3,13 +3,15 @@
 use serde_json::json;
 use tokio::task::spawn_local;
 
+use crate::handler::Needs;
 use crate::protocol::control::UsageBy;
 use crate::protocol::link::Run;
+use crate::task::{NewTask, QUEUE_DEFAULT};
 
 use super::budget::{Books, day_of};
 use super::clients::ReplyTo;
 use super::store::{Paid, usage};
-use super::{Core, info};
+use super::{Core, info, now_ms};
 
 impl Core {
     pub(super) fn usage(&self, to: ReplyTo, since_day: i64, by: Vec<UsageBy>) {
@@ -30,17 +32,43 @@ impl Core {
         Books { config: &self.config, spent: &self.spent }
     }
 
+    /// Why a task is not accepted today, one sentence. One that calls nobody costs nothing.
+    pub(super) fn over_budget(&self, task: &NewTask) -> Option<String> {
+        let Needs { gate, agent, .. } = &task.needs;
+        if gate.is_empty() {
+            return None;
+        }
+        let queue = task.queue.as_deref().unwrap_or(QUEUE_DEFAULT);
+        self.books().refusal(queue, agent.as_deref(), self.permits.chain(gate), now_ms())
+    }
+
     /// Counts the calls of an attempt whose end is on its way to the store.
     pub(super) fn spend(&mut self, run: Run, calls: &[Paid]) {
-        let Some(state) = self.runs.get(&run.seq) else { return };
+        let Some(state) = self.runs.get(&run.seq).filter(|_| !calls.is_empty()) else { return };
+        let before = self.books().spent();
         let (agent, queue) = (state.facts.agent.as_deref(), &state.facts.queue);
         for paid in calls {
             self.spent.add(&paid.server, agent, queue, paid.spent());
         }
+        for budget in self.books().spent() {
+            if !before.iter().any(|known| known.key() == budget.key()) {
+                tracing::warn!("a budget is spent until 00:00 UTC: {budget}");
+            }
+        }
+        self.heed_budgets();
+    }
+
+    /// Has servers passed over whose budgets are spent, and no others.
+    pub(super) fn heed_budgets(&mut self) {
+        let books = Books { config: &self.config, spent: &self.spent };
+        let until_ms = books.whole_again_at_ms();
+        self.permits.spent(|server| books.passes_over(server).then_some(until_ms));
     }
 
     /// At midnight every budget is whole again.
     pub(super) fn heed_the_day(&mut self, now_ms: i64) {
-        self.spent.turn_to(day_of(now_ms));
+        if self.spent.turn_to(day_of(now_ms)) {
+            self.heed_budgets();
+        }
     }
 }

@@ -47,7 +47,8 @@ pub struct Provider {
     #[schemars(with = "Price")]
     pub price: Option<Price>,
     /// Spent on it in one UTC day at most, in the currency of `price`, which it needs; then it is
-    /// passed over until midnight UTC. Absent: no limit.
+    /// passed over until midnight UTC: tasks go on to the next of their chain, or wait, and new ones
+    /// are refused (exit 7) if all of their chain is spent. Absent: no limit.
     #[schemars(with = "f64")]
     pub daily_budget: Option<f64>,
     /// When to leave a failing provider alone.
@@ -141,8 +142,9 @@ pub struct Agent {
     /// Its system prompt; absent: none.
     #[schemars(with = "String")]
     pub prompt: Option<String>,
-    /// Spent by its tasks in one UTC day at most, in the currency of the providers' `price`; more
-    /// submissions are refused (exit 7) until midnight UTC. Absent: no limit.
+    /// Spent by its tasks in one UTC day at most, in the currency of the providers' `price`; then,
+    /// until midnight UTC, more that call somebody are refused (exit 7). Those that are queued by
+    /// then still run. Absent: no limit.
     #[schemars(with = "f64")]
     pub daily_budget: Option<f64>,
 }

@@ -109,8 +109,10 @@ pub struct Queue {
     /// The part of the memory of the machine or cgroup past which caches are shed, then new work
     /// refused (exit 5).
     pub memory_high: f64,
-    /// Spent by all tasks in one UTC day at most, in the currency of the providers' `price`; more
-    /// submissions are refused (exit 7) until midnight UTC. Absent: no limit.
+    /// Spent by all tasks in one UTC day at most, in the currency of the providers' `price`; then,
+    /// until midnight UTC, tasks that call somebody are refused (exit 7), and those that are queued
+    /// wait. Calls count when their attempt has ended: those under way go past it. Absent: no
+    /// limit.
     #[schemars(with = "f64")]
     pub daily_budget: Option<f64>,
 }
@@ -154,8 +156,9 @@ pub struct NamedQueue {
     /// Tasks of it that run at once; absent: no limit of its own.
     #[schemars(with = "u32")]
     pub max_running: Option<u32>,
-    /// Spent by its tasks in one UTC day at most, in the currency of the providers' `price`; more
-    /// submissions are refused (exit 7) until midnight UTC. Absent: no limit of its own.
+    /// Spent by its tasks in one UTC day at most, in the currency of the providers' `price`; then,
+    /// until midnight UTC, more that call somebody are refused (exit 7). Those that are queued by
+    /// then still run. Absent: no limit of its own.
     #[schemars(with = "f64")]
     pub daily_budget: Option<f64>,
 }

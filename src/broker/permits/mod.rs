@@ -134,6 +134,19 @@ impl Permits {
         Ok(Some(Grant { permit, server, tokens }))
     }
 
+    /// The servers behind a gate, best first; none if the configuration does not know it.
+    pub(crate) fn chain(&self, gate: &str) -> &[String] {
+        self.gates.get(gate).map_or(&[], Vec::as_slice)
+    }
+
+    /// Says of each server until when its budget is spent. A broker that starts knows this from the
+    /// accounts, so nothing of it is remembered here.
+    pub(crate) fn spent(&mut self, until_ms: impl Fn(&str) -> Option<i64>) {
+        for (name, server) in &mut self.servers {
+            server.spent_until_ms = until_ms(name);
+        }
+    }
+
     /// Whether the first server in service of this gate shares its books with one of `servers`.
     pub(crate) fn competes(&self, gate: &str, servers: &[String], now_ms: i64) -> bool {
         let meter =

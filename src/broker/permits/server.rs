@@ -10,7 +10,7 @@ pub(crate) struct Server {
     pub(crate) breaker: Breaker,
     /// It asked everybody to stay away until then.
     closed_until_ms: Option<i64>,
-    /// Its budget is spent until then.
+    /// Its budget, or that of all, is spent until then.
     pub(crate) spent_until_ms: Option<i64>,
 }
 
@@ -63,7 +63,7 @@ impl Server {
     pub(crate) fn why_not(&self, name: &str, now_ms: i64) -> String {
         let left_s = |until_ms: i64| ((until_ms - now_ms).max(0) + 999) / 1000;
         if let Some(until_ms) = self.spent_until_ms.filter(|until_ms| *until_ms > now_ms) {
-            return format!("{name}: its daily budget is spent for {} s more", left_s(until_ms));
+            return format!("{name}: the daily budget is spent for {} s more", left_s(until_ms));
         }
         if let Some(until_ms) = self.closed_until_ms(now_ms) {
             return format!("{name} asked to be left alone for {} s more", left_s(until_ms));

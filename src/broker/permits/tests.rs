@@ -139,6 +139,29 @@ fn a_brokers_death_loosens_nothing() {
 }
 
 #[test]
+fn a_spent_budget_opens_the_way_to_the_next_until_midnight() {
+    let mut permits = permits(TWO);
+    let until = |spent: &'static [&str]| move |name: &str| spent.contains(&name).then_some(9_000);
+    permits.spent(until(&["a"]));
+    assert_eq!(permits.grant("m:default", 0, 0).unwrap().server, "b");
+    let closed = |permits: &Permits, gate| permits.why_closed(gate, 0, 0).is_some();
+    assert!(closed(&permits, "p:a") && !closed(&permits, "m:default"));
+    let why = permits.grant_one_of(&["a".to_owned()], 0, 0).unwrap_err();
+    assert_eq!(why, ["a: the daily budget is spent for 9 s more"]);
+    permits.spent(until(&["a", "b"]));
+    assert!(permits.grant("m:default", 0, 8_999).is_none());
+    assert!(["m:default", "p:a", "p:b"].into_iter().all(|gate| closed(&permits, gate)));
+    assert_eq!(permits.next_change(0), Some(9_000));
+    assert_eq!(permits.chain("m:default"), ["a", "b"]);
+    assert!(permits.chain("m:none").is_empty());
+    permits.configure(&config(TWO));
+    assert!(!permits.admits("m:default", 0, 0), "a reload makes no budget whole");
+    assert_eq!(permits.grant("m:default", 0, 9_000).unwrap().server, "a");
+    permits.spent(until(&[]));
+    assert_eq!(permits.grant("m:default", 0, 1).unwrap().server, "a");
+}
+
+#[test]
 fn a_reload_keeps_what_was_counted() {
     let mut permits = permits(TWO);
     let grant = permits.grant("p:a", 0, 0).unwrap();

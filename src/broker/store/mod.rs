@@ -122,6 +122,8 @@ pub(crate) struct Insert {
     pub(crate) tasks: Vec<NewTask>,
     pub(crate) defaults: Defaults,
     pub(crate) now_ms: i64,
+    /// Why some of them, by their place, are not accepted unless they were accepted before.
+    pub(crate) over_budget: BTreeMap<usize, String>,
     /// Only say whether they would be accepted, as some of this many.
     pub(crate) dry_run: Option<u64>,
 }

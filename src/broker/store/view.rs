@@ -130,7 +130,8 @@ fn view_of(row: &Row<'_>) -> rusqlite::Result<TaskView> {
     })
 }
 
-/// What a state means to somebody who waits; the broker adds what only it knows (a pause).
+/// What a state means to somebody who waits; the broker adds what only it knows (a pause,
+/// a closed gate).
 fn waiting_for(state: State, attempt: u32) -> Option<WaitingFor> {
     match state {
         State::Queued => Some(WaitingFor::Turn),

@@ -52,6 +52,12 @@ impl Sqlite {
     ) -> Result<Result<Vec<Accepted>, Refusal>, StoreError> {
         let mut accepted = Vec::with_capacity(insert.tasks.len());
         for (index, task) in insert.tasks.iter().enumerate() {
+            if let Some(message) = insert.over_budget.get(&index)
+                && !self.is_known(task)?
+            {
+                let refusal = Refusal::new(RefusalKind::Forbidden, message);
+                return Ok(Err(Refusal { index: Some(index), ..refusal }));
+            }
             match self.insert_one(task, &insert.defaults, insert.now_ms)? {
                 Ok(one) => accepted.push(one),
                 Err(refusal) => return Ok(Err(Refusal { index: Some(index), ..refusal })),
@@ -133,6 +139,14 @@ impl Sqlite {
         let due_at_ms = task.due_at_ms.filter(|_| state == State::Scheduled);
         let expires_at_ms = task.expires_at_ms;
         Ok(Ok(Accepted { id: task.id, state, ready, due_at_ms, expires_at_ms }))
+    }
+
+    fn is_known(&self, task: &NewTask) -> Result<bool, StoreError> {
+        let mut known = self.db.prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM tasks WHERE id = ?1)
+               OR EXISTS (SELECT 1 FROM tasks WHERE key = ?2 AND state < 5)",
+        )?;
+        Ok(known.query_row((task.id.0.as_bytes(), &task.key), |row| row.get(0))?)
     }
 
     fn unknown_ids(&self, tasks: &[NewTask]) -> Result<u64, StoreError> {

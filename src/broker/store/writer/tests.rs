@@ -236,7 +236,13 @@ fn id_of(seq: i64) -> TaskId {
 fn insert(ids: &[TaskId]) -> Op {
     let task = |id: &TaskId| NewTask { id: *id, ..NewTask::new("noop", empty_object()) };
     let defaults = Defaults { max_attempts: 1, timeout_ms: 1, max_queued: 1 };
-    Op::Insert(Insert { tasks: ids.iter().map(task).collect(), defaults, now_ms: 0, dry_run: None })
+    Op::Insert(Insert {
+        tasks: ids.iter().map(task).collect(),
+        defaults,
+        now_ms: 0,
+        over_budget: Default::default(),
+        dry_run: None,
+    })
 }
 
 fn end(seq: i64) -> Op {

@@ -226,7 +226,13 @@ impl Both {
         let mut model = self.model.clone();
         let expected: Vec<Inserted> =
             tasks.iter().map(|task| model.insert(task, self.now_ms)).collect();
-        let insert = Insert { tasks, defaults: DEFAULTS, now_ms: self.now_ms, dry_run: None };
+        let insert = Insert {
+            tasks,
+            defaults: DEFAULTS,
+            now_ms: self.now_ms,
+            over_budget: Default::default(),
+            dry_run: None,
+        };
         let accepted = match self.store.insert(&insert).unwrap() {
             Ok(accepted) => accepted,
             Err(refusal) => {

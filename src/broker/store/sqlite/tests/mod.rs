@@ -23,7 +23,13 @@ fn new_task(input: &str) -> NewTask {
 
 /// Submits in a transaction of its own.
 fn submit(store: &mut Sqlite, tasks: Vec<NewTask>, now_ms: i64) -> Result<Vec<TaskId>, Refusal> {
-    let insert = Insert { tasks, defaults: DEFAULTS, now_ms, dry_run: None };
+    let insert = Insert {
+        tasks,
+        defaults: DEFAULTS,
+        now_ms,
+        over_budget: Default::default(),
+        dry_run: None,
+    };
     store.begin(true).unwrap();
     let inserted = store.insert(&insert).unwrap();
     store.commit().unwrap();

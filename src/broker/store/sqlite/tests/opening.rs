@@ -136,8 +136,13 @@ fn a_durable_commit_makes_those_before_it_hold_even_if_it_is_empty() {
     let path = folder.path().join("forq.db");
     let mut store = open(&path, 1).unwrap();
     store.begin(false).unwrap();
-    let insert =
-        Insert { tasks: vec![new_task("{}")], defaults: DEFAULTS, now_ms: 0, dry_run: None };
+    let insert = Insert {
+        tasks: vec![new_task("{}")],
+        defaults: DEFAULTS,
+        now_ms: 0,
+        over_budget: Default::default(),
+        dry_run: None,
+    };
     store.insert(&insert).unwrap().unwrap();
     store.commit().unwrap();
     // The rows that an empty transaction changes: one if there is something to sync.
