@@ -13,6 +13,7 @@ pub mod sim;
 pub mod task;
 
 mod broker;
+mod cgroup;
 mod guard;
 mod master;
 mod worker;

@@ -189,3 +189,43 @@ fn a_worker_that_does_not_read_holds_up_nobody() {
     }
     assert_eq!(daemon.all_up(), before);
 }
+
+#[test]
+fn a_worker_whose_loop_is_late_takes_less() {
+    let daemon = start("[workers]\nmin = 1\nmax = 1\nconcurrency = 10\n");
+    let until = daemon.file("until");
+    let id = daemon.submit("stutter", &json!({ "until": until }), &[]);
+    let info =
+        daemon.info_when("it takes less", |info| number(&workers(info)[0], "/capacity") < 10);
+    assert_eq!(number(&workers(&info)[0], "/capacity"), 8, "{info}");
+    std::fs::write(&until, "").unwrap();
+    assert_eq!(daemon.until(&id, "succeeded")["attempt"], 1);
+}
+
+#[test]
+fn when_memory_is_short_new_work_is_refused_and_the_rest_goes_on() {
+    let config = |high: f64| format!("[workers]\nmin = 1\n[queue]\nmemory_high = {high}\n");
+    let daemon = start(&config(1.0));
+    let used = daemon.info_when("memory is looked at", |info| {
+        info["memory"]["used"].as_f64().is_some_and(|used| used > 0.0)
+    });
+    // Hardly any machine is that empty, but then it is filled.
+    let missing = (0.07 - used["memory"]["used"].as_f64().unwrap()).max(0.0);
+    let total = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let total_kib: f64 = total.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let ballast = vec![1_u8; (missing * total_kib * 1024.0) as usize];
+    daemon.ok(&["queue", "pause"]);
+    let ids: Vec<String> = (0..10).map(|_| daemon.submit("noop", &json!({}), &[])).collect();
+    daemon.configure(&config(0.05));
+    daemon.ok(&["reload", "--wait"]);
+    daemon.info_when("new work is refused", |info| info["memory"]["refusing"] == true);
+    let refused = daemon.fails(5, &["submit", "noop"]);
+    assert!(refused.contains("queue.memory_high = 5 %") && refused.contains("in 5 s"), "{refused}");
+    daemon.ok(&["queue", "resume"]);
+    daemon.wait_for_all(&ids, "20s");
+    daemon.configure(&config(1.0));
+    daemon.ok(&["reload", "--wait"]);
+    daemon.info_when("there is room again", |info| info["memory"]["refusing"] == false);
+    daemon.submit("noop", &json!({}), &[]);
+    drop(ballast);
+}

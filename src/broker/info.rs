@@ -7,6 +7,7 @@ use tokio::task::spawn_local;
 use crate::protocol::control::Reply;
 
 use super::clients::ReplyTo;
+use super::pressure::Pressure;
 use super::store::{Counts, Depth, view};
 use super::{Core, now_ms};
 
@@ -107,6 +108,11 @@ impl Core {
                 "paused": self.queues.all_paused(),
             },
             "providers": self.providers(),
+            "memory": {
+                "used": self.memory.share,
+                "high": self.config.queue.memory_high,
+                "refusing": matches!(self.memory.pressure, Pressure::Refusing { .. }),
+            },
             "tools": self.tools(),
             "cache": self.cache(),
         })

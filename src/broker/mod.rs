@@ -14,7 +14,8 @@
 //! * [`calls`]: what running attempts may call, and what came of it; [`cache`], [`reuse`]: who
 //!   needs no call; [`usage`]: what calls took and cost.
 //! * [`queue`], [`permits`], [`budget`], [`rules`], [`events`]: the decisions, pure.
-//! * [`pending`], [`answers`], [`clock`], [`drain`]: what the store is asked and says, what time brings, how it ends.
+//! * [`pending`], [`answers`], [`clock`], [`drain`]: what the store is asked and says, what time brings, how it ends;
+//!   [`pressure`]: what happens when memory is short.
 //! * [`store`]: where tasks live.
 
 mod answers;
@@ -36,6 +37,7 @@ mod outbox;
 mod outlook;
 mod pending;
 pub(crate) mod permits;
+mod pressure;
 pub(crate) mod queue;
 mod reconfigure;
 mod requests;
@@ -146,6 +148,7 @@ pub(crate) struct Core {
     /// Ends that are committed and do not hold yet: nobody is told of them.
     unsynced: Vec<runs::Ended>,
     permits: Permits,
+    memory: pressure::Memory,
     paces: outlook::Paces,
     /// When those who follow waiting tasks are told again.
     prospects_at_ms: i64,

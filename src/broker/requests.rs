@@ -69,7 +69,8 @@ impl Core {
     }
 
     fn submit(&mut self, to: ReplyTo, mut tasks: Vec<NewTask>, dry_run: Option<u64>, wait: bool) {
-        if let Some(refusal) = self.phase.refusal() {
+        let short = || self.memory.pressure.refusal(self.config.queue.memory_high);
+        if let Some(refusal) = self.phase.refusal().or_else(short) {
             return to.refuse(refusal);
         }
         let mut over_budget = BTreeMap::new();

@@ -23,6 +23,7 @@ use super::drain::Phase;
 use super::outlook::Paces;
 use super::pending::PendingOps;
 use super::permits::{Memo, Permits, oldest_slot};
+use super::pressure::Memory;
 use super::queue::{Queues, Settings};
 use super::runs::RunState;
 use super::store::reader::Reader;
@@ -116,6 +117,7 @@ async fn serve(start: Start) -> io::Result<()> {
         permits: permits_of(&start.config, &found),
         answers: Answers::new(start.config.cache.bytes_max),
         answered: VecDeque::new(),
+        memory: Memory::new(),
         paces: Paces::default(),
         prospects_at_ms: 0,
         asking: BTreeMap::new(),

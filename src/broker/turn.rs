@@ -98,6 +98,7 @@ impl Core {
         self.overdue_exits(now);
         self.clock.unsynced(!self.unsynced.is_empty(), now_ms());
         self.look_at_the_clock();
+        self.look_at_memory(now_ms());
         self.drain(now);
         self.answer_asks();
         self.dispatch();

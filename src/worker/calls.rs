@@ -299,7 +299,7 @@ mod tests {
         let mut waits = Box::pin(asking.permit(&servers, 5));
         assert!(waits.as_mut().now_or_never().is_none());
         let ask = ToBroker::Ask(Ask { run: RUN, number: 1, servers: servers.clone(), tokens: 5 });
-        assert_eq!(unsent(&calls), [ask.clone()]);
+        assert_eq!(unsent(&calls), std::slice::from_ref(&ask));
         calls.reconnected();
         assert_eq!(unsent(&calls), [ask]);
         let answer = |permit| Answered { run: RUN, number: 1, result: Ok(grant(permit, "b")) };

@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,6 +14,7 @@ use tokio::net::UnixStream;
 use tokio::task::spawn_local;
 
 use super::held::{Held, Wake};
+use super::lag::{LOOK_EVERY, Pace};
 use super::runner;
 use crate::handler::Registry;
 use crate::instance::SocketPath;
@@ -41,6 +42,8 @@ pub(super) struct Link {
     pub(super) serial: u64,
     pub(super) generation: u32,
     pub(super) concurrency: u32,
+    /// What its event loop bears of that.
+    pub(super) capacity: Cell<u32>,
     pub(super) output_bytes_max: u64,
     pub(super) registry: Rc<Registry>,
     /// Attempts that have ended.
@@ -57,12 +60,34 @@ impl Link {
     /// Serves brokers, one after the other, until one of them says to drain and nothing is held.
     pub(super) async fn serve(&self) {
         let state = Rc::new(State { held: RefCell::default(), wake: Arc::default() });
+        tokio::select! {
+            () = self.serve_brokers(&state) => {}
+            () = self.watch_the_loop(&state.wake) => {}
+        }
+    }
+
+    /// Takes fewer tasks while the event loop is late.
+    async fn watch_the_loop(&self, wake: &Wake) {
+        let mut pace = Pace::new(self.concurrency, Instant::now());
+        loop {
+            let due = Instant::now() + LOOK_EVERY;
+            tokio::time::sleep(LOOK_EVERY).await;
+            let now = Instant::now();
+            let capacity = pace.looked(now.saturating_duration_since(due), now);
+            if self.capacity.replace(capacity) != capacity {
+                tracing::info!("worker {} takes {capacity} tasks at once now", self.slot);
+                wake.changed.notify_one();
+            }
+        }
+    }
+
+    async fn serve_brokers(&self, state: &Rc<State>) {
         let mut pause = Duration::from_millis(2);
         loop {
             match self.connect().await {
                 Ok(stream) => {
                     pause = Duration::from_millis(2);
-                    match self.talk(stream, &state).await {
+                    match self.talk(stream, state).await {
                         Ok(true) => return,
                         Ok(false) => tracing::debug!("the broker is gone; tasks run on"),
                         Err(error) => tracing::warn!("the link to the broker broke: {error}"),
@@ -90,7 +115,7 @@ impl Link {
             slot: self.slot,
             serial: self.serial,
             generation: self.generation,
-            capacity: self.concurrency,
+            capacity: self.capacity.get(),
             holds,
         });
         let mut outgoing = Vec::new();
@@ -165,9 +190,9 @@ impl Link {
         draining: &Cell<bool>,
     ) -> io::Result<bool> {
         let mut outgoing = Vec::new();
-        let mut full = false;
+        let mut told = self.capacity.get();
         loop {
-            self.gather(state, &mut full, &mut outgoing).map_err(io::Error::other)?;
+            self.gather(state, &mut told, &mut outgoing).map_err(io::Error::other)?;
             if !outgoing.is_empty() {
                 to_broker.write_all(&outgoing).await?;
                 outgoing.clear();
@@ -184,7 +209,7 @@ impl Link {
     fn gather(
         &self,
         state: &State,
-        full: &mut bool,
+        told: &mut u32,
         outgoing: &mut Vec<u8>,
     ) -> Result<(), codec::CodecError> {
         let mut held = state.held.borrow_mut();
@@ -198,9 +223,8 @@ impl Link {
         while let Some(done) = held.take_result() {
             codec::put(outgoing, &ToBroker::Done(done))?;
         }
-        if *full != held.is_full() {
-            *full = held.is_full();
-            let capacity = if *full { 0 } else { self.concurrency };
+        let capacity = if held.is_full() { 0 } else { self.capacity.get() };
+        if std::mem::replace(told, capacity) != capacity {
             codec::put(outgoing, &ToBroker::Credits { capacity })?;
         }
         Ok(())

@@ -3,6 +3,7 @@
 //! * [`link`]: the connection to the broker, and what survives it.
 //! * [`held`]: attempts that run or whose result is not acknowledged.
 //! * [`calls`]: what an attempt may call, and what came of it.
+//! * [`lag`]: how many tasks its event loop can bear.
 //! * [`runner`]: one attempt: its handler, its time limit, its panic, its cancel.
 //! * [`kinds`]: the built-in kinds under this configuration.
 //! * [`handlers`]: the kinds themselves.
@@ -11,6 +12,7 @@ pub(crate) mod calls;
 pub(crate) mod handlers;
 mod held;
 pub(crate) mod kinds;
+mod lag;
 mod lifeline;
 mod link;
 mod runner;
@@ -66,6 +68,7 @@ async fn serve(start: Start) -> i32 {
         slot: start.slot,
         serial: start.serial,
         generation: start.generation,
+        capacity: Cell::new(start.concurrency),
         concurrency: start.concurrency,
         output_bytes_max: start.output_bytes_max,
         registry: Rc::new(start.registry),

@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::{self, ExitCode};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use forq::App;
 use forq::handler::{Context, HandlerError};
@@ -30,6 +30,23 @@ async fn spin(_context: Context, _input: Nothing) -> Result<Value, HandlerError>
         turns += 1;
     }
     Ok(json!({ "turns": turns }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stutter {
+    /// It goes on until this file is there.
+    until: PathBuf,
+}
+
+/// Computes for a quarter of a second at a time, so the event loop turns and is always late.
+async fn stutter(_context: Context, input: Stutter) -> Result<Value, HandlerError> {
+    while !input.until.exists() {
+        let begin = Instant::now();
+        while black_box(begin.elapsed()) < Duration::from_millis(250) {}
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(json!({}))
 }
 
 /// Takes the worker down with it.
@@ -84,6 +101,7 @@ async fn swallow(_context: Context, input: Text) -> Result<Value, HandlerError> 
 fn main() -> ExitCode {
     App::new()
         .handler("spin", spin)
+        .handler("stutter", stutter)
         .handler("abort", abort)
         .handler("hoard", hoard)
         .handler("note", note)
