@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::meter::{Limits, Meter};
-use super::{Held, Memo, Permits, Server, Slot};
+use super::{Held, Memo, Permits, Server, Slot, slot_of};
 use crate::config::Config;
 use crate::protocol::calls::Grant;
 
@@ -100,13 +100,13 @@ impl Permits {
         if self.held.contains_key(&grant.permit) {
             return;
         }
-        let server = grant.server.clone();
+        let (server, slot) = (grant.server.clone(), Some(slot_of(grant.permit)));
         if let Some(known) = self.servers.get_mut(&server) {
             known.breaker.granted(grant.permit);
             if let Some(meter) = self.meters.get_mut(&known.meter) {
                 meter.hold();
             }
         }
-        self.held.insert(grant.permit, Held { server, tokens: grant.tokens, slot: None });
+        self.held.insert(grant.permit, Held { server, tokens: grant.tokens, slot });
     }
 }

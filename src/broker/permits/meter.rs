@@ -75,7 +75,7 @@ impl Meter {
     /// Counts a call that goes now, and gives its place in the window.
     pub(crate) fn take(&mut self, tokens: u64, now_ms: i64) -> i64 {
         self.in_flight += 1;
-        let at = now_ms.div_euclid(SLOT_MS);
+        let at = slot_at(now_ms);
         self.change(at, |slot| {
             slot.requests += 1;
             slot.tokens += tokens;
@@ -189,6 +189,11 @@ impl Meter {
             self.window.pop_back();
         }
     }
+}
+
+/// The tenth of a second that this time is in.
+pub(super) fn slot_at(now_ms: i64) -> i64 {
+    now_ms.div_euclid(SLOT_MS)
 }
 
 /// The oldest tenth of a second that still counts.

@@ -24,7 +24,11 @@ pub(crate) use look::Outlook;
 pub(crate) use meter::{Slot, oldest_slot};
 pub(crate) use server::Server;
 
-use meter::Meter;
+use meter::{Meter, slot_at};
+
+/// A permit's number counts up from the millisecond of its grant, shifted by so many bits: no
+/// broker gives one of an earlier broker again, and each can tell when it was given.
+const PERMIT_MS_SHIFT: u32 = 20;
 
 /// All of them.
 #[derive(Debug, Default)]
@@ -45,7 +49,7 @@ pub(crate) struct Permits {
 struct Held {
     server: String,
     tokens: u64,
-    /// Its place in the meter's window; absent if an earlier broker granted it.
+    /// Its place in the meter's window; absent if it has no meter.
     slot: Option<i64>,
 }
 
@@ -115,7 +119,7 @@ impl Permits {
                 return Err(servers.iter().map(|name| self.why_not(name, now_ms)).collect());
             }
         };
-        self.last_permit = (self.last_permit + 1).max(now_ms.unsigned_abs() << 20);
+        self.last_permit = (self.last_permit + 1).max(now_ms.unsigned_abs() << PERMIT_MS_SHIFT);
         let permit = self.last_permit;
         let mut slot = None;
         if let Some(known) = self.servers.get_mut(&server) {
@@ -227,6 +231,11 @@ impl Permits {
         let servers = self.servers.values().filter_map(|server| server.opens_at(now_ms));
         servers.chain(self.meters.values().filter_map(Meter::eases_at)).min()
     }
+}
+
+/// Where a permit of an earlier broker stands in its meter's window.
+fn slot_of(permit: u64) -> i64 {
+    slot_at(i64::try_from(permit >> PERMIT_MS_SHIFT).unwrap_or(i64::MAX))
 }
 
 fn choose<'a>(

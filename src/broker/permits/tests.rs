@@ -162,6 +162,24 @@ fn a_spent_budget_opens_the_way_to_the_next_until_midnight() {
 }
 
 #[test]
+fn tokens_are_put_right_by_a_later_broker_too() {
+    let now_ms = 1_700_000_000_050;
+    for (used, fits) in [(100, 900), (950, 50)] {
+        let mut before = permits(TWO);
+        let grant = before.grant("p:a", 400, now_ms).unwrap();
+        let mut after = permits(TWO);
+        after.restore(before.take_memos());
+        after.hold(&grant);
+        after.settle(&settled(&grant, CallOutcome::Succeeded, Some(used)), now_ms + 500);
+        let now_ms = now_ms + 500;
+        assert!(after.admits("p:a", fits, now_ms) && !after.admits("p:a", fits + 1, now_ms));
+        let (meter, tokens) = ("a".to_owned(), used as i64 - 400);
+        let spent = Memo::Spent { meter, slot: 17_000_000_000, requests: 0, tokens };
+        assert_eq!(after.take_memos(), [spent]);
+    }
+}
+
+#[test]
 fn a_reload_keeps_what_was_counted() {
     let mut permits = permits(TWO);
     let grant = permits.grant("p:a", 0, 0).unwrap();
