@@ -4,12 +4,17 @@
 mod support;
 
 use std::net::TcpListener;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use support::model::{Model, chat, provider, times_ms};
-use support::{Daemon, Role, SOON, eventually, eventually_eq, json, number, outcomes, text, time};
+use support::{
+    Daemon, Role, SOON, command, eventually, eventually_eq, json, number, outcomes, text, time,
+};
 
 /// One worker, one slot: whoever holds it holds up everybody.
 const ONE_SLOT: &str = "[workers]\nmin = 1\nmax = 1\nconcurrency = 1\n";
@@ -174,6 +179,21 @@ fn tokens_are_counted_as_they_were_used() {
 }
 
 #[test]
+fn calls_of_an_earlier_broker_are_put_right_by_the_next() {
+    let model = quick(300);
+    let config = format!("{FOUR_WORKERS}{}", provider("sim", &model.url, "tpm = 2000"));
+    let daemon = Daemon::start(&config);
+    let mut task = chat("sim/m");
+    task["input"]["max_tokens"] = 800.into();
+    let ids = daemon.submit_all(&vec![task; 6]);
+    eventually_eq(2, || number(&model.stats(), "/open_requests"));
+    daemon.kill(Role::Broker);
+    all_succeed(&daemon, &ids);
+    let stats = model.stats();
+    assert_eq!((number(&stats, "/requests"), number(&stats, "/open_requests_max")), (6, 2));
+}
+
+#[test]
 fn a_429_closes_the_door_for_everybody() {
     let model = quick(0);
     let daemon = Daemon::start(&format!("{FOUR_WORKERS}{}", provider("sim", &model.url, "")));
@@ -219,6 +239,10 @@ fn a_dead_provider_costs_five_connections_and_no_task() {
     all_succeed(&daemon, &ids);
     assert_eq!(connections.load(Ordering::SeqCst), 5);
     assert_eq!(number(&model.stats(), "/requests"), 50);
+    // The next broker knows of it.
+    daemon.kill(Role::Broker);
+    all_succeed(&daemon, &daemon.submit_all(&vec![chat("default"); 10]));
+    assert_eq!(connections.load(Ordering::SeqCst), 5);
     let tasks: Vec<_> = ids.iter().map(|id| daemon.task(id)).collect();
     let fell = tasks.iter().filter(|task| !task["output"]["fallbacks"].is_null()).count();
     assert_eq!(fell, 5);
@@ -274,6 +298,31 @@ fn no_limit_is_passed_when_brokers_die() {
 }
 
 #[test]
+fn fallbacks_get_their_permits_whoever_dies() {
+    let model = quick(60);
+    let config = [
+        FOUR_WORKERS.to_owned(),
+        "[queue]\nmax_attempts = 20\n[models.default]\nchain = ['dead/m', 'sim/m']\n".to_owned(),
+        provider("dead", "http://127.0.0.1:1/v1", "breaker = { failures = 1_000_000 }"),
+        provider("sim", &model.url, "max_concurrent = 3"),
+    ];
+    let daemon = Daemon::start(&config.concat());
+    let ids = daemon.submit_all(&vec![chat("default"); 150]);
+    for role in [Role::Broker, Role::Worker(1), Role::Broker, Role::Broker, Role::Worker(2)] {
+        let before = number(&model.stats(), "/requests");
+        eventually("some more calls", SOON, || {
+            (number(&model.stats(), "/requests") > before + 9).then_some(())
+        });
+        daemon.strike(role);
+    }
+    all_succeed(&daemon, &ids);
+    let stats = model.stats();
+    assert_eq!(number(&stats, "/open_requests_max"), 3);
+    // Only what a killed worker was calling is called again.
+    assert!(number(&stats, "/requests") <= 150 + 2 * 3, "{stats}");
+}
+
+#[test]
 fn a_dead_workers_permits_come_back() {
     let model = quick(0);
     let limits = "max_concurrent = 2";
@@ -318,6 +367,16 @@ fn a_call_that_nobody_wants_is_closed_at_once() {
     eventually_eq(1, || number(&model.stats(), "/open_requests"));
     daemon.ok(&["stop", "--now"]);
     closes(&model, "a stop");
+
+    let run = ["run", "chat", r#"{"prompt":"x"}"#, "--provider-url", &model.url];
+    let mut run_command = command();
+    run_command.args(run).args(["--model", "fault-hang"]).stderr(Stdio::null());
+    let mut run = run_command.spawn().unwrap();
+    eventually_eq(1, || number(&model.stats(), "/open_requests"));
+    let pid = Pid::from_raw(i32::try_from(run.id()).unwrap());
+    kill(pid, Signal::SIGINT).unwrap();
+    closes(&model, "an interrupt");
+    assert_eq!(run.wait().unwrap().code(), Some(130));
 }
 
 #[track_caller]
