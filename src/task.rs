@@ -152,7 +152,7 @@ pub enum ErrorKind {
     Timeout,
     /// The worker died under it.
     WorkerLost,
-    /// The model's provider refused, failed or could not be reached.
+    /// The model's provider, or each service of a tool, refused, failed or could not be reached.
     Provider,
     /// Somebody cancelled it, or it expired before it started.
     Cancelled,

@@ -51,6 +51,7 @@ impl Core {
             None => sources.file = (!text.is_empty()).then(|| (Default::default(), text)),
         }
         let made = config::load(&sources).map_err(|errors| errors.to_string()).and_then(|loaded| {
+            kinds::check_templates(&loaded.config)?;
             Ok((kinds::with_built_in(&self.users, &loaded.config, false)?, loaded))
         });
         match made {

@@ -16,6 +16,7 @@ use tokio::task::{LocalSet, spawn_local};
 use crate::config::{Config, Durability, HEARTBEAT, Sources};
 use crate::handler::Registry;
 use crate::protocol::lifeline::{FromBroker, Pool};
+use crate::worker::kinds;
 
 use super::budget::{Spent, day_of};
 use super::cache::Answers;
@@ -74,8 +75,12 @@ async fn serve(start: Start) -> io::Result<()> {
             let _ = inputs.send(Input::Terminate);
         }
     });
-    let registry = crate::worker::kinds::with_built_in(&start.users, &start.config, false)
-        .map_err(io::Error::other)?;
+    let registry = kinds::check_templates(&start.config)
+        .and_then(|()| kinds::with_built_in(&start.users, &start.config, false));
+    let registry = match registry {
+        Ok(registry) => registry,
+        Err(message) => return Err(fatal(&to_master, message).await),
+    };
     let (store, found) =
         match open_patiently(&start.database, &start.config, start.instance, &to_master).await? {
             Ok(opened) => opened,
@@ -84,10 +89,7 @@ async fn serve(start: Start) -> io::Result<()> {
                     StoreError::Full => "the disk is full: make room and start again".to_owned(),
                     other => other.to_string(),
                 };
-                to_master.send(&FromBroker::Fatal { message: message.clone() });
-                // The packet must leave before this process does.
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-                return Err(io::Error::other(message));
+                return Err(fatal(&to_master, message).await);
             }
         };
     let reserve = Reserve::new(start.reserve);
@@ -147,6 +149,14 @@ async fn serve(start: Start) -> io::Result<()> {
         End::Terminated => Ok(()),
         End::Broken(reason) => Err(io::Error::other(reason)),
     }
+}
+
+/// Tells the master that no broker could do better.
+async fn fatal(to_master: &master::ToMaster, message: String) -> io::Error {
+    to_master.send(&FromBroker::Fatal { message: message.clone() });
+    // The packet must leave before this process does.
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    io::Error::other(message)
 }
 
 fn listen(

@@ -13,6 +13,7 @@ use super::{CliError, Exit, Globals};
 use crate::config::{
     ConfigErrors, Loaded, Shown, key_warnings, load, read_sources, schema, show, starter,
 };
+use crate::worker::kinds::check_templates;
 
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
@@ -74,7 +75,12 @@ fn check(file: Option<PathBuf>, globals: &Globals, out: &mut Out) -> Result<(), 
         Some(file) => (file, true),
         None => effective_file(globals)?,
     };
-    match read(&path, must_exist) {
+    let read = read(&path, must_exist);
+    let checked = read.map_err(|errors| {
+        let errors = errors.errors.iter().map(ToString::to_string);
+        errors.collect::<Vec<_>>()
+    });
+    match checked.and_then(with_good_templates) {
         Ok(mut loaded) => {
             // The keys that are seen from here, which may be another environment than the daemon's.
             let keys = key_warnings(&loaded, |name| std::env::var(name).ok());
@@ -91,12 +97,21 @@ fn check(file: Option<PathBuf>, globals: &Globals, out: &mut Out) -> Result<(), 
         }
         Err(errors) => {
             if out.json {
-                let errors: Vec<_> = errors.errors.iter().map(ToString::to_string).collect();
                 out.value(&json!({ "ok": false, "file": path, "errors": errors }))?;
             }
-            Err(CliError::invalid(errors.to_string()))
+            Err(CliError::invalid(errors.join("\n")))
         }
     }
+}
+
+/// What only the engine of templates can find wrong.
+fn with_good_templates(loaded: Loaded) -> Result<Loaded, Vec<String>> {
+    let Err(sentence) = check_templates(&loaded.config) else { return Ok(loaded) };
+    let key = sentence.split(": ").next().unwrap_or_default();
+    Err(vec![match loaded.origins.get(key) {
+        Some(origin) => format!("{origin}: {sentence}"),
+        None => sentence,
+    }])
 }
 
 fn show_all(globals: &Globals, out: &mut Out) -> Result<(), CliError> {

@@ -62,13 +62,16 @@ impl Default for Tool {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Service {
-    /// What is called: http or https. It may be a template over the task's input.
+    /// What is called: http or https. A template over the task's parameters:
+    /// `https://search.example.com/?q={{ params.query | urlencode }}`.
     pub url: String,
     /// The HTTP method.
     pub method: String,
-    /// Headers of each call, by name. No place for an API key: see `api_key_*`.
+    /// Headers of each call, by name. Templates over the task's parameters. No place for an API
+    /// key: see `api_key_*`.
     pub headers: BTreeMap<String, String>,
-    /// What is sent; absent: nothing. It may be a template over the task's input.
+    /// What is sent; absent: nothing. A template over the task's parameters:
+    /// `{"query": {{ params.query | tojson }}}`.
     #[schemars(with = "String")]
     pub body: Option<String>,
     /// The environment variable that holds its API key. At most one `api_key_*` of these three
@@ -121,13 +124,13 @@ cache_ttl = "10m"
 default = '{"results": []}'
 breaker.failures = 3
 [tools.search.services.main]
-url = "https://{{ input.host }}/search?q={{ input.query }}"
+url = "https://{{ params.host }}/search?q={{ params.query | urlencode }}"
 api_key_credential = "search"
 headers = { Accept = "application/json", "x.y" = "" }
 [tools.search.services.backup]
 url = "http://127.0.0.1:1"
 method = "POST"
-body = '{"q": "{{ input.query }}"}'
+body = '{"q": {{ params.query | tojson }}}'
 api_key_env = "BACKUP_KEY"
 api_key_header = "X-API-Key"
 "#;

@@ -287,6 +287,7 @@ fn born_main(boot: Boot, born: Born) -> i32 {
             let found =
                 config::load(&sources).map_err(|errors| errors.to_string()).and_then(|loaded| {
                     logging::check(&loaded.config.log)?;
+                    worker::kinds::check_templates(&loaded.config)?;
                     worker::kinds::with_built_in(&boot.users, &loaded.config, true)
                 });
             say_of_check(&lifeline, found.map(drop))

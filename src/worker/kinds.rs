@@ -3,8 +3,9 @@
 use std::rc::Rc;
 
 use super::handlers::chat::{ChatHandler, Provider, Routes};
+use super::handlers::tool::{Tool, ToolHandler};
 use super::handlers::{exec::Exec, http::Http, noop::Noop, sleep::Sleep};
-use crate::config::{Config, Streaming};
+use crate::config::{Config, Service, Streaming};
 use crate::handler::Registry;
 
 /// Adds the built-in kinds to those of a user's binary, which go before them.
@@ -22,8 +23,24 @@ pub(crate) fn with_built_in(
     registry.insert("http", Rc::new(Http::default()));
     registry.insert("noop", Rc::new(Noop::new()));
     registry.insert("sleep", Rc::new(Sleep));
+    registry.insert("tool", Rc::new(ToolHandler::new(tools(config, with_keys)?)));
     registry.add(users);
     Ok(registry)
+}
+
+/// Whether every template of every tool can be read; the error begins with the key of the first that
+/// cannot. Not for the master, as [`ToolHandler::check_templates`] says: it leaves this to its
+/// children.
+pub(crate) fn check_templates(config: &Config) -> Result<(), String> {
+    ToolHandler::new(tools(config, false)?).check_templates()
+}
+
+fn tools(config: &Config, with_keys: bool) -> Result<Vec<Tool>, String> {
+    let key = |service: &Service| match with_keys {
+        true => service.api_key(|variable| std::env::var(variable).ok()),
+        false => Ok(None),
+    };
+    config.tools.iter().map(|(name, tool)| Tool::new(name, tool, key)).collect()
 }
 
 fn routes(config: &Config, with_keys: bool) -> Result<Routes, String> {

@@ -1,10 +1,10 @@
 //! How the permits are made: from the configuration, and from what an earlier broker left.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::meter::{Limits, Meter};
 use super::{Held, Memo, Permits, Server, Slot, slot_of};
-use crate::config::Config;
+use crate::config::{Breaker, Config, Tool};
 use crate::protocol::calls::Grant;
 
 /// The gate of a model that the configuration names.
@@ -22,6 +22,16 @@ pub(crate) fn tool_gate(name: &str) -> String {
     format!("t:{name}")
 }
 
+/// The meter of a tool. No provider can have this name.
+fn tool_meter(name: &str) -> String {
+    format!("tool {name}")
+}
+
+/// A service of a tool.
+fn service_server(tool: &str, service: &str) -> String {
+    format!("{tool}/{service}")
+}
+
 impl Permits {
     /// Under this configuration. What is counted, broken or closed stays so.
     pub(crate) fn configure(&mut self, config: &Config) {
@@ -34,9 +44,7 @@ impl Permits {
                 tpm: provider.tpm,
             };
             meters.insert(name.clone(), self.meter(name, limits));
-            let mut server = self.server(name, name);
-            server.breaker.set(provider.breaker);
-            servers.insert(name.clone(), server);
+            servers.insert(name.clone(), self.server(name, name, provider.breaker));
             gates.insert(provider_gate(name), vec![name.clone()]);
         }
         for (name, model) in &config.models {
@@ -50,7 +58,26 @@ impl Permits {
             }
             gates.insert(model_gate(name), chain);
         }
-        (self.servers, self.meters, self.gates) = (servers, meters, gates);
+        let mut fallbacks = BTreeSet::new();
+        for (name, tool) in &config.tools {
+            let Tool { max_concurrent, rpm, .. } = *tool;
+            let meter = tool_meter(name);
+            meters.insert(
+                meter.clone(),
+                self.meter(&meter, Limits { max_concurrent, rpm, tpm: None }),
+            );
+            let chain: Vec<_> =
+                tool.chain.iter().map(|service| service_server(name, service)).collect();
+            for server in &chain {
+                servers.insert(server.clone(), self.server(server, &meter, tool.breaker));
+            }
+            if tool.default.is_some() {
+                fallbacks.insert(tool_gate(name));
+            }
+            gates.insert(tool_gate(name), chain);
+        }
+        (self.servers, self.meters) = (servers, meters);
+        (self.gates, self.fallbacks) = (gates, fallbacks);
     }
 
     fn meter(&mut self, name: &str, limits: Limits) -> Meter {
@@ -59,8 +86,9 @@ impl Permits {
         meter
     }
 
-    fn server(&mut self, name: &str, meter: &str) -> Server {
+    fn server(&mut self, name: &str, meter: &str, breaker: Breaker) -> Server {
         let mut server = self.servers.remove(name).unwrap_or_default();
+        server.breaker.set(breaker);
         meter.clone_into(&mut server.meter);
         server
     }

@@ -36,6 +36,8 @@ pub(crate) struct Permits {
     servers: BTreeMap<String, Server>,
     meters: BTreeMap<String, Meter>,
     gates: BTreeMap<String, Vec<String>>,
+    /// Gates whose tasks know what to do when nobody is in service: they go without a permit.
+    fallbacks: BTreeSet<String>,
     held: BTreeMap<u64, Held>,
     last_permit: u64,
     /// Workers that may hold permits of an earlier broker and have not said which: until they
@@ -78,10 +80,11 @@ impl Permits {
     pub(crate) fn admits(&mut self, gate: &str, tokens: u64, now_ms: i64) -> bool {
         let Some(chain) = self.gates.get(gate) else { return true };
         self.awaited.is_empty()
-            && matches!(
-                choose(&self.servers, &mut self.meters, chain, tokens, now_ms),
-                Choice::Go(_)
-            )
+            && match choose(&self.servers, &mut self.meters, chain, tokens, now_ms) {
+                Choice::Go(_) => true,
+                Choice::Wait => false,
+                Choice::Out => self.fallbacks.contains(gate),
+            }
     }
 
     /// How many tasks at this gate could go now.
@@ -90,7 +93,9 @@ impl Permits {
         if !self.awaited.is_empty() {
             return 0;
         }
-        let Some((_, server)) = self.first_in_service(chain, now_ms) else { return 0 };
+        let Some((_, server)) = self.first_in_service(chain, now_ms) else {
+            return if self.fallbacks.contains(gate) { u64::MAX } else { 0 };
+        };
         let meter = self.meters.get(&server.meter);
         meter.map_or(u64::MAX, |meter| meter.room(now_ms))
     }

@@ -198,3 +198,48 @@ fn gates_compete_for_one_server() {
     assert!(permits.competes("m:default", &a, 0) && permits.competes("p:a", &a, 0));
     assert!(!permits.competes("p:b", &a, 0) && !permits.competes("m:none", &a, 0));
 }
+
+const SEARCH: &str = "
+[tools.search]
+chain = [\"main\", \"backup\"]
+max_concurrent = 3
+rpm = 4
+breaker = { failures = 1, cooldown = \"9s\" }
+services.main.url = \"http://main\"
+services.backup.url = \"http://backup\"
+[providers.search]
+base_url = \"http://search\"
+";
+
+#[test]
+fn the_services_of_a_tool_share_its_limits_and_not_its_troubles() {
+    let mut permits = permits(SEARCH);
+    let first = permits.grant("t:search", 0, 0).unwrap();
+    assert_eq!(first.server, "search/main");
+    permits.settle(&settled(&first, CallOutcome::Failed, None), 0);
+    let backup = permits.grant("t:search", 0, 0).unwrap();
+    assert_eq!(backup.server, "search/backup");
+    assert_eq!(permits.room("t:search", 0), 2, "of the calls at once and of the minute");
+    assert_eq!(permits.room("p:search", 0), u64::MAX, "a provider of that name is another");
+    permits.settle(&settled(&backup, CallOutcome::Failed, None), 0);
+    assert!(!permits.admits("t:search", 0, 0) && permits.admits("t:search", 0, 9000));
+    let why = permits.grant_one_of(&["search/main".to_owned()], 0, 0).unwrap_err();
+    assert_eq!(why, ["search/main is left alone for 9 s more after 1 failures in a row"]);
+}
+
+#[test]
+fn a_task_that_has_an_answer_of_its_own_waits_for_a_limit_alone() {
+    let with_default = SEARCH.replace("rpm = 4", "rpm = 4\ndefault = \"[]\"");
+    let mut permits = permits(&with_default);
+    for _ in 0..2 {
+        let grant = permits.grant("t:search", 0, 0).unwrap();
+        permits.settle(&settled(&grant, CallOutcome::Failed, None), 0);
+    }
+    assert!(permits.admits("t:search", 0, 0) && permits.grant("t:search", 0, 0).is_none());
+    assert_eq!(permits.room("t:search", 0), u64::MAX);
+    for _ in 0..2 {
+        let grant = permits.grant("t:search", 0, 10_000).unwrap();
+        permits.settle(&settled(&grant, CallOutcome::Succeeded, None), 10_000);
+    }
+    assert!(!permits.admits("t:search", 0, 10_000), "the minute is used up");
+}

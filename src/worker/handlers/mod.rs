@@ -3,7 +3,9 @@
 pub(crate) mod chat;
 pub(crate) mod exec;
 pub(crate) mod http;
+mod key;
 pub(crate) mod noop;
 pub(crate) mod sleep;
 #[cfg(test)]
 pub(crate) mod testing;
+pub(crate) mod tool;

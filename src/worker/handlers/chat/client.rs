@@ -11,7 +11,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const USER_AGENT: &str = concat!("forq/", env!("CARGO_PKG_VERSION"));
 
 #[derive(Default)]
-pub(super) struct Clients {
+pub(in crate::worker::handlers) struct Clients {
     plain: OnceCell<Client>,
     tls: OnceCell<Client>,
 }
@@ -19,7 +19,10 @@ pub(super) struct Clients {
 impl Clients {
     /// The client for a provider's address. One without TLS is kept apart, since the other reads
     /// the machine's certificates, which takes a while and fails where there are none.
-    pub(super) fn get(&self, base_url: &str) -> Result<&Client, reqwest::Error> {
+    pub(in crate::worker::handlers) fn get(
+        &self,
+        base_url: &str,
+    ) -> Result<&Client, reqwest::Error> {
         let tls = base_url.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("https:"));
         let (cell, builder) = match tls {
             true => (&self.tls, Client::builder()),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, LOCATION};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::limits::{closed_for, header, retry_after};
 use super::route::Provider;
@@ -159,9 +159,13 @@ pub(super) fn too_long(what: &impl std::fmt::Display) -> Failure {
     Failure::new(format!("said too much: {what}"), Verdict::UNUSABLE)
 }
 
-/// What others wrote, fit for a sentence of ours: bounded, on one line, without the key.
 fn clean(provider: &Provider, text: &str) -> String {
-    let key = provider.api_key.as_ref().map(|key| key.expose_secret()).unwrap_or_default();
+    repeated(provider.api_key.as_ref(), text)
+}
+
+/// What others wrote, fit for a sentence of ours: bounded, on one line, without the key.
+pub(in crate::worker::handlers) fn repeated(key: Option<&SecretString>, text: &str) -> String {
+    let key = key.map(|key| key.expose_secret()).unwrap_or_default();
     let text = if key.is_empty() { text.to_owned() } else { text.replace(key, "[key]") };
     let line: String = text
         .chars()

@@ -15,7 +15,10 @@ pub(super) const CLOSED_MAX: Duration = Duration::from_secs(60 * 60);
 const RESET_S_MAX: f64 = 7.0 * 24.0 * 60.0 * 60.0;
 
 /// How long the provider asks us to wait, by the headers that OpenAI's own client reads.
-pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+pub(in crate::worker::handlers) fn retry_after(
+    headers: &HeaderMap,
+    now: Timestamp,
+) -> Option<Duration> {
     let seconds = |text: &str, unit: f64| Some(text.parse::<f64>().ok()? / unit);
     let wait_s = header(headers, "retry-after-ms")
         .and_then(|text| seconds(text, 1000.0))
@@ -32,7 +35,7 @@ pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duratio
 
 /// How long nobody should call the provider: as long as a 429 or 503 says, and, after any answer,
 /// until it has requests and tokens to give again. At most [`CLOSED_MAX`].
-pub(super) fn closed_for(
+pub(in crate::worker::handlers) fn closed_for(
     status: StatusCode,
     headers: &HeaderMap,
     now: Timestamp,

@@ -30,6 +30,9 @@ mod tests;
 mod verdict;
 mod walk;
 
+pub(super) use client::Clients;
+pub(super) use failure::repeated;
+pub(super) use limits::{closed_for, retry_after};
 pub(crate) use route::{Provider, Routes};
 
 use std::rc::Rc;

@@ -3,12 +3,12 @@
 
 use serde::Serialize;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::input::{Asked, CacheWish};
 use super::route::Chain;
 use crate::handler::Needs;
 use crate::openai::{ChatRequest, Content, Message};
+use crate::worker::handlers::key::{half_digest, write_in_order};
 
 /// Tokens of an answer whose request sets no limit.
 const ANSWER_TOKENS: u64 = 512;
@@ -82,8 +82,8 @@ fn text_tokens(text: &str) -> u64 {
     ascii.div_ceil(TOKEN_ASCII) + others
 }
 
-/// The same for equal requests in each process and build: half a SHA-256 of the request with the
-/// keys of its objects in order. Whether it streams makes no difference to an answer.
+/// The same for equal requests in each process and build. Whether it streams makes no difference to
+/// an answer.
 fn key(request: &ChatRequest, chain: &Chain) -> u128 {
     let mut text = format!("{KEY_VERSION}\n{}\n", chain.gate);
     for route in &chain.routes {
@@ -97,35 +97,7 @@ fn key(request: &ChatRequest, chain: &Chain) -> u128 {
         }
     }
     write_in_order(&request, &mut text);
-    let digest = Sha256::digest(text);
-    digest.iter().take(16).fold(0, |key, byte| key << 8 | u128::from(*byte))
-}
-
-/// Writes JSON with sorted keys, whatever order the build's maps have.
-fn write_in_order(value: &Value, out: &mut String) {
-    match value {
-        Value::Object(fields) => {
-            let mut fields: Vec<_> = fields.iter().collect();
-            fields.sort_unstable_by_key(|(name, _)| *name);
-            out.push('{');
-            for (name, value) in fields {
-                out.push_str(&Value::from(name.as_str()).to_string());
-                out.push(':');
-                write_in_order(value, out);
-                out.push(',');
-            }
-            out.push('}');
-        }
-        Value::Array(items) => {
-            out.push('[');
-            for item in items {
-                write_in_order(item, out);
-                out.push(',');
-            }
-            out.push(']');
-        }
-        plain => out.push_str(&plain.to_string()),
-    }
+    half_digest(&text)
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn new(status: StatusCode, headers: &HeaderMap, body: Vec<u8>) -> Self {
-        let json = if is_json(headers) { read_json(&body) } else { None };
+        let json = json_of(headers, &body);
         let body = match json {
             Some(_) => None,
             None => Some(String::from_utf8_lossy(&body).into_owned()),
@@ -36,8 +36,16 @@ impl Answer {
     }
 }
 
+/// A body as JSON, if it says that it is, and is.
+pub(in crate::worker::handlers) fn json_of(
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Option<Box<RawValue>> {
+    if is_json(headers) { read_json(body) } else { None }
+}
+
 /// Whether the same call may be answered otherwise a little later.
-pub(super) fn is_passing(status: StatusCode) -> bool {
+pub(in crate::worker::handlers) fn is_passing(status: StatusCode) -> bool {
     status.is_server_error()
         || matches!(
             status,
@@ -72,7 +80,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 /// On one line, since outputs are printed one a line. JSON has no line ends but between its
 /// tokens, where they mean nothing.
-fn read_json(body: &[u8]) -> Option<Box<RawValue>> {
+pub(in crate::worker::handlers) fn read_json(body: &[u8]) -> Option<Box<RawValue>> {
     let line: Vec<u8> = body.iter().copied().filter(|byte| !b"\r\n".contains(byte)).collect();
     // Of the body as it came: without its line ends `1\n2` would read as 12.
     serde_json::from_slice::<&RawValue>(body).ok()?;

@@ -17,12 +17,14 @@ use reqwest::{Method, Response, Url};
 use serde_json::value::RawValue;
 
 use crate::handler::{Context, Handler, HandlerError, HandlerFuture, Output, to_output};
-use answer::{Answer, excerpt, is_passing, retry_after};
+use answer::{Answer, excerpt, retry_after};
 use client::Client;
 use input::Request;
 
+pub(super) use answer::{is_passing, json_of, read_json};
+
 /// The most that a response's body may hold, in bytes; more fails the task.
-const RESPONSE_BYTES_MAX: usize = 8 << 20;
+pub(super) const RESPONSE_BYTES_MAX: usize = 8 << 20;
 
 /// The kind `http`.
 #[derive(Default)]
@@ -85,7 +87,7 @@ async fn call(client: &Client, request: Request) -> Result<Output, HandlerError>
 }
 
 /// The body, or, if it is too large, the size that is known of it.
-async fn read(response: &mut Response) -> reqwest::Result<Result<Vec<u8>, u64>> {
+pub(super) async fn read(response: &mut Response) -> reqwest::Result<Result<Vec<u8>, u64>> {
     let announced = response.content_length().unwrap_or(0);
     if announced > RESPONSE_BYTES_MAX as u64 {
         return Ok(Err(announced));
@@ -109,7 +111,7 @@ fn target(method: &Method, url: &Url) -> String {
 }
 
 /// An error and its causes in one line; the outermost alone says little.
-fn sentence(error: reqwest::Error) -> String {
+pub(super) fn sentence(error: reqwest::Error) -> String {
     let error = error.without_url();
     let is_connect = error.is_connect();
     let mut text = error.to_string();
