@@ -94,8 +94,6 @@ pub struct Output {
     pub json: Box<RawValue>,
     /// Tokens, for kinds that count them.
     pub usage: Option<Usage>,
-    /// Whether it may be given again to an equal task, if the task has a key for that.
-    pub cacheable: bool,
 }
 
 /// Why a handler gave nothing back: who is to blame, and whether another attempt may help.
@@ -237,7 +235,7 @@ pub(crate) fn in_words(reason: &str) -> String {
 /// Writes an output as raw JSON.
 pub fn to_output<O: Serialize>(output: &O) -> Result<Output, HandlerError> {
     match serde_json::value::to_raw_value(output) {
-        Ok(json) => Ok(Output { json, usage: None, cacheable: true }),
+        Ok(json) => Ok(Output { json, usage: None }),
         Err(error) => Err(HandlerError::fatal(format!("the output is not JSON: {error}"))),
     }
 }

@@ -18,8 +18,27 @@ pub(crate) struct Asking {
 }
 
 impl Core {
+    /// The permits of a worker's attempts.
+    pub(super) fn permits_of(&self, serial: u64) -> Vec<(Run, u64)> {
+        let mine = self.runs.values().filter(|state| state.serial == serial);
+        mine.flat_map(|state| state.permits.iter().map(|permit| (state.facts.run, *permit)))
+            .collect()
+    }
+
     /// A worker says which permits it holds: first of all, on a new connection.
     pub(super) fn holds_permits(&mut self, serial: u64, held: Vec<(Run, Grant)>) {
+        let unheard =
+            self.workers.get_mut(&serial).map(|worker| std::mem::take(&mut worker.unheard));
+        for (run, permit) in unheard.unwrap_or_default() {
+            if held.iter().any(|(_, grant)| grant.permit == permit) {
+                continue;
+            }
+            if let Some(state) = self.runs.get_mut(&run.seq) {
+                state.permits.retain(|known| *known != permit);
+            }
+            // Settled meanwhile, if it was used: that is said next, and changes nothing then.
+            self.permits.release(permit, now_ms());
+        }
         for (run, grant) in held {
             let owned = self
                 .runs

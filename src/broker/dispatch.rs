@@ -12,6 +12,8 @@ use crate::protocol::calls::Grant;
 const WORKER_OUTBOX_BYTES_MAX: usize = 4 << 20;
 /// Tasks that a worker holds for each of its slots at most, if all others wait for permits.
 const HELD_PER_SLOT_MAX: u32 = 4;
+/// And that limit is at least this, for workers of few slots.
+const HELD_MAX_MIN: u32 = 64;
 
 impl Worker {
     /// Whether it is here and does not drain.
@@ -29,7 +31,7 @@ impl Worker {
     /// Those who wait for a permit leave their slots to others, up to a limit: they come back.
     fn has_a_slot(&self) -> bool {
         self.in_flight.saturating_sub(self.asking) < self.capacity
-            && self.in_flight < self.capacity.saturating_mul(HELD_PER_SLOT_MAX)
+            && self.in_flight < self.capacity.saturating_mul(HELD_PER_SLOT_MAX).max(HELD_MAX_MIN)
     }
 }
 

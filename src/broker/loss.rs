@@ -94,6 +94,7 @@ impl Core {
         worker.slot = hello.slot;
         worker.generation = hello.generation;
         worker.capacity = hello.capacity;
+        worker.unheard = self.permits_of(serial);
         self.workers.insert(serial, worker);
         self.forget_asks(serial);
         if hello.protocol < 2 {

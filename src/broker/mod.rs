@@ -181,6 +181,8 @@ pub(crate) struct Worker {
     in_flight: u32,
     /// Of those, attempts that wait for a permit.
     asking: u32,
+    /// Permits of its attempts before it came back: those that it does not hold never reached it.
+    unheard: Vec<(Run, u64)>,
     /// It runs one task that must be alone, or becomes empty for one.
     solo: bool,
     tasks_done: u64,

@@ -61,7 +61,11 @@ impl Core {
         let ready = self.queues.pop(now_ms, &mut |gate, slot| {
             let open = permits.admits(gate, slot.tokens, now_ms);
             gated |= !open;
-            let answered = |key| matches!(answers.look(key, now_ms), Known::Answer(_));
+            let answered = |key| match answers.look(key, now_ms) {
+                Known::Answer(_) => true,
+                // Old, and nobody is there to ask.
+                _ => permits.is_out(gate, now_ms) && answers.stale(key).is_some(),
+            };
             open || slot.key().is_some_and(answered)
         });
         self.gated |= gated;

@@ -52,6 +52,8 @@ pub(crate) struct Command {
     pub(crate) argv: Vec<String>,
     /// Added to the worker's environment.
     pub(crate) env: BTreeMap<String, String>,
+    /// Taken out of the worker's environment: the API keys of providers are none of its business.
+    pub(crate) without: Vec<String>,
     /// Where it runs; the worker's own folder if absent.
     pub(crate) cwd: Option<String>,
 }

@@ -132,6 +132,9 @@ fn start(command: &Command, stdin: Stdio) -> Result<Child, Report> {
     for variable in crate::master::DAEMON_VARIABLES {
         process.env_remove(variable);
     }
+    for variable in &command.without {
+        process.env_remove(variable);
+    }
     process
         .args(arguments)
         .envs(&command.env)

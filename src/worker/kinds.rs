@@ -19,7 +19,7 @@ pub(crate) fn with_built_in(
 ) -> Result<Registry, String> {
     let mut registry = Registry::default();
     registry.insert("chat", Rc::new(ChatHandler::new(routes(config, with_keys)?)));
-    registry.insert("exec", Rc::new(Exec));
+    registry.insert("exec", Rc::new(Exec::new(secrets(config))));
     registry.insert("http", Rc::new(Http::default()));
     registry.insert("noop", Rc::new(Noop::new()));
     registry.insert("sleep", Rc::new(Sleep));
@@ -68,4 +68,13 @@ fn routes(config: &Config, with_keys: bool) -> Result<Routes, String> {
         routes.add_model(name, &model.chain, buffer_first)?;
     }
     Ok(routes)
+}
+
+/// The variables that hold API keys, or say where they are.
+fn secrets(config: &Config) -> Vec<String> {
+    let providers = config.providers.values().filter_map(|provider| provider.api_key_env.clone());
+    let services = config.tools.values().flat_map(|tool| tool.services.values());
+    let services = services.filter_map(|service| service.api_key_env.clone());
+    let folder = "CREDENTIALS_DIRECTORY".to_owned();
+    providers.chain(services).chain([folder]).collect()
 }

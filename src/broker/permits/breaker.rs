@@ -15,12 +15,18 @@ use crate::protocol::calls::CallOutcome;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Breaker {
     settings: Settings,
+    facts: Facts,
+}
+
+/// What a breaker remembers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Facts {
     /// In a row.
-    failures: u32,
+    pub(crate) failures: u32,
     /// Not closed: no call goes before this time.
-    open_until_ms: Option<i64>,
+    pub(crate) open_until_ms: Option<i64>,
     /// The permit of the one call that finds out.
-    probe: Option<u64>,
+    pub(crate) probe: Option<u64>,
 }
 
 /// What a breaker does now.
@@ -49,17 +55,22 @@ impl Breaker {
     }
 
     /// As an earlier broker left it.
-    pub(crate) fn restore(&mut self, failures: u32, open_until_ms: Option<i64>) {
-        (self.failures, self.open_until_ms) = (failures, open_until_ms);
+    pub(crate) fn restore(&mut self, facts: Facts) {
+        self.facts = facts;
     }
 
-    /// Failures in a row, and until when it is open.
-    pub(crate) fn facts(&self) -> (u32, Option<i64>) {
-        (self.failures, self.open_until_ms)
+    /// The worker that made the probe is gone.
+    pub(crate) fn forget_probe(&mut self, is_held: impl Fn(u64) -> bool) {
+        self.facts.probe = self.facts.probe.filter(|permit| is_held(*permit));
+    }
+
+    /// What must outlive the broker.
+    pub(crate) fn facts(&self) -> Facts {
+        self.facts
     }
 
     pub(crate) fn state(&self, now_ms: i64) -> State {
-        match self.open_until_ms {
+        match self.facts.open_until_ms {
             None => State::Closed,
             Some(until_ms) if now_ms < until_ms => State::Open,
             Some(_) => State::HalfOpen,
@@ -71,25 +82,25 @@ impl Breaker {
         match self.state(now_ms) {
             State::Closed => true,
             State::Open => false,
-            State::HalfOpen => self.probe.is_none(),
+            State::HalfOpen => self.facts.probe.is_none(),
         }
     }
 
     /// A call goes.
     pub(crate) fn granted(&mut self, permit: u64) {
-        if self.open_until_ms.is_some() {
-            self.probe = Some(permit);
+        if self.facts.open_until_ms.is_some() {
+            self.facts.probe = Some(permit);
         }
     }
 
     /// A call has ended. Calls from before it opened say nothing about now.
     pub(crate) fn settled(&mut self, permit: u64, outcome: CallOutcome, now_ms: i64) {
-        if self.open_until_ms.is_some() {
-            if self.probe == Some(permit) {
-                self.probe = None;
+        if self.facts.open_until_ms.is_some() {
+            if self.facts.probe == Some(permit) {
+                self.facts.probe = None;
                 match outcome {
                     CallOutcome::Succeeded | CallOutcome::Refused => {
-                        (self.failures, self.open_until_ms) = (0, None);
+                        self.facts = Facts::default();
                     }
                     CallOutcome::Failed => self.fail(now_ms),
                     CallOutcome::Abandoned => {}
@@ -98,17 +109,17 @@ impl Breaker {
             return;
         }
         match outcome {
-            CallOutcome::Succeeded => self.failures = 0,
+            CallOutcome::Succeeded => self.facts.failures = 0,
             CallOutcome::Failed => self.fail(now_ms),
             CallOutcome::Refused | CallOutcome::Abandoned => {}
         }
     }
 
     fn fail(&mut self, now_ms: i64) {
-        self.failures = self.failures.saturating_add(1);
-        if self.failures >= self.settings.failures {
+        self.facts.failures = self.facts.failures.saturating_add(1);
+        if self.facts.failures >= self.settings.failures {
             let cooldown_ms = i64::try_from(self.settings.cooldown.as_millis());
-            self.open_until_ms = Some(now_ms.saturating_add(cooldown_ms.unwrap_or(i64::MAX)));
+            self.facts.open_until_ms = Some(now_ms.saturating_add(cooldown_ms.unwrap_or(i64::MAX)));
         }
     }
 }
@@ -175,8 +186,7 @@ mod tests {
     fn another_broker_goes_on_from_there() {
         let (breaker, _) = after(&[Failed; 5]);
         let mut next = Breaker::default();
-        let (failures, until_ms) = breaker.facts();
-        next.restore(failures, until_ms);
+        next.restore(breaker.facts());
         assert_eq!(next, breaker);
     }
 }

@@ -38,9 +38,15 @@ impl Permits {
             rpm_used,
             tpm_used,
             breaker: server.breaker.state(now_ms),
-            failures: server.breaker.facts().0,
+            failures: server.breaker.facts().failures,
             out_until_ms: server.opens_at(now_ms),
         })
+    }
+
+    /// Whether none of its servers is in service.
+    pub(crate) fn is_out(&self, gate: &str, now_ms: i64) -> bool {
+        let chain = self.gates.get(gate);
+        chain.is_some_and(|chain| self.first_in_service(chain, now_ms).is_none())
     }
 
     /// Why a task at this gate waits; `None` if it does not, or not for that.

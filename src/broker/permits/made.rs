@@ -104,9 +104,9 @@ impl Permits {
                         meter.restore(Slot { at: slot, requests, tokens });
                     }
                 }
-                Memo::Server { name, failures, open_until_ms, closed_until_ms } => {
+                Memo::Server { name, breaker, closed_until_ms } => {
                     if let Some(server) = self.servers.get_mut(&name) {
-                        server.restore(failures, open_until_ms, closed_until_ms);
+                        server.restore(breaker, closed_until_ms);
                     }
                 }
             }
@@ -120,7 +120,13 @@ impl Permits {
 
     /// This worker has said what it holds, or never will.
     pub(crate) fn heard(&mut self, serial: u64) {
-        self.awaited.remove(&serial);
+        if self.awaited.remove(&serial) && self.awaited.is_empty() {
+            // Whoever may hold a probe has said so by now.
+            let held = &self.held;
+            for server in self.servers.values_mut() {
+                server.breaker.forget_probe(|permit| held.contains_key(&permit));
+            }
+        }
     }
 
     /// A permit that an earlier broker granted; one that is known stays as it is.
@@ -129,11 +135,10 @@ impl Permits {
             return;
         }
         let (server, slot) = (grant.server.clone(), Some(slot_of(grant.permit)));
-        if let Some(known) = self.servers.get_mut(&server) {
-            known.breaker.granted(grant.permit);
-            if let Some(meter) = self.meters.get_mut(&known.meter) {
-                meter.hold();
-            }
+        if let Some(known) = self.servers.get(&server)
+            && let Some(meter) = self.meters.get_mut(&known.meter)
+        {
+            meter.hold();
         }
         self.held.insert(grant.permit, Held { server, tokens: grant.tokens, slot });
     }

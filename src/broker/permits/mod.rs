@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::protocol::calls::{CallOutcome, Grant, Settled};
 
+pub(crate) use breaker::Facts;
 pub(crate) use look::Outlook;
 pub(crate) use meter::{Slot, oldest_slot};
 pub(crate) use server::Server;
@@ -61,7 +62,7 @@ pub(crate) enum Memo {
     /// Granted, or put right, in a meter's window.
     Spent { meter: String, slot: i64, requests: i64, tokens: i64 },
     /// A server's trouble.
-    Server { name: String, failures: u32, open_until_ms: Option<i64>, closed_until_ms: Option<i64> },
+    Server { name: String, breaker: Facts, closed_until_ms: Option<i64> },
 }
 
 /// What a chain of servers says.
@@ -128,7 +129,13 @@ impl Permits {
         let permit = self.last_permit;
         let mut slot = None;
         if let Some(known) = self.servers.get_mut(&server) {
+            let before = known.facts();
             known.breaker.granted(permit);
+            let (breaker, closed_until_ms) = known.facts();
+            if (breaker, closed_until_ms) != before {
+                let name = server.clone();
+                self.memos.push(Memo::Server { name, breaker, closed_until_ms });
+            }
             if let Some(meter) = self.meters.get_mut(&known.meter) {
                 let at = meter.take(tokens, now_ms);
                 slot = Some(at);
@@ -177,9 +184,9 @@ impl Permits {
             server.close_for(closed_ms, now_ms);
         }
         if server.facts() != before {
-            let (failures, open_until_ms, closed_until_ms) = server.facts();
+            let (breaker, closed_until_ms) = server.facts();
             let name = held.server;
-            self.memos.push(Memo::Server { name, failures, open_until_ms, closed_until_ms });
+            self.memos.push(Memo::Server { name, breaker, closed_until_ms });
         }
     }
 

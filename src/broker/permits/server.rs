@@ -1,6 +1,6 @@
 //! What is called: whether it is in service, and why not. Pure.
 
-use super::breaker::{Breaker, State};
+use super::breaker::{Breaker, Facts, State};
 
 /// A provider, or one service of a tool.
 #[derive(Clone, Debug, Default)]
@@ -16,20 +16,14 @@ pub(crate) struct Server {
 
 impl Server {
     /// As an earlier broker left it.
-    pub(crate) fn restore(
-        &mut self,
-        failures: u32,
-        open_until_ms: Option<i64>,
-        closed_until_ms: Option<i64>,
-    ) {
-        self.breaker.restore(failures, open_until_ms);
+    pub(crate) fn restore(&mut self, breaker: Facts, closed_until_ms: Option<i64>) {
+        self.breaker.restore(breaker);
         self.closed_until_ms = closed_until_ms;
     }
 
     /// What must outlive the broker.
-    pub(crate) fn facts(&self) -> (u32, Option<i64>, Option<i64>) {
-        let (failures, open_until_ms) = self.breaker.facts();
-        (failures, open_until_ms, self.closed_until_ms)
+    pub(crate) fn facts(&self) -> (Facts, Option<i64>) {
+        (self.breaker.facts(), self.closed_until_ms)
     }
 
     /// It asks everybody to stay away. A second wish never shortens the first.
@@ -54,8 +48,7 @@ impl Server {
 
     /// When it is in service again, if only time is missing.
     pub(crate) fn opens_at(&self, now_ms: i64) -> Option<i64> {
-        let (_, open_until_ms) = self.breaker.facts();
-        let breaker = open_until_ms.filter(|until_ms| *until_ms > now_ms);
+        let breaker = self.breaker.facts().open_until_ms.filter(|until_ms| *until_ms > now_ms);
         [self.shut_until(now_ms), breaker].into_iter().flatten().min()
     }
 
@@ -68,7 +61,7 @@ impl Server {
         if let Some(until_ms) = self.closed_until_ms(now_ms) {
             return format!("{name} asked to be left alone for {} s more", left_s(until_ms));
         }
-        let (failures, open_until_ms) = self.breaker.facts();
+        let Facts { failures, open_until_ms, .. } = self.breaker.facts();
         match self.breaker.state(now_ms) {
             State::Open => {
                 let left_s = left_s(open_until_ms.unwrap_or(now_ms));

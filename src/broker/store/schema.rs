@@ -96,6 +96,7 @@ CREATE TABLE servers (             -- that are not called for a while
   name TEXT PRIMARY KEY,
   failures INTEGER NOT NULL,
   open_until INTEGER,
+  probe INTEGER,                   -- the permit of the call that finds out
   closed_until INTEGER
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE usage (

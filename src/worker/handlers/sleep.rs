@@ -37,7 +37,7 @@ impl Handler for Sleep {
     fn run(&self, _context: Context, input: Box<RawValue>) -> HandlerFuture {
         Box::pin(async move {
             tokio::time::sleep(read(&input).map_err(HandlerError::input)?).await;
-            Ok(Output { json: empty_object(), usage: None, cacheable: true })
+            Ok(Output { json: empty_object(), usage: None })
         })
     }
 }

@@ -4,7 +4,7 @@
 use rusqlite::Row;
 
 use super::Sqlite;
-use crate::broker::permits::Memo;
+use crate::broker::permits::{Facts, Memo};
 use crate::broker::store::StoreError;
 
 impl Sqlite {
@@ -17,10 +17,16 @@ impl Sqlite {
                        requests = requests + excluded.requests, tokens = tokens + excluded.tokens",
                 )?
                 .execute((meter, slot, requests, tokens))?,
-            Memo::Server { name, failures, open_until_ms, closed_until_ms } => self
+            Memo::Server { name, breaker, closed_until_ms } => self
                 .db
-                .prepare_cached("INSERT OR REPLACE INTO servers VALUES (?1, ?2, ?3, ?4)")?
-                .execute((name, failures, open_until_ms, closed_until_ms))?,
+                .prepare_cached("INSERT OR REPLACE INTO servers VALUES (?1, ?2, ?3, ?4, ?5)")?
+                .execute((
+                    name,
+                    breaker.failures,
+                    breaker.open_until_ms,
+                    breaker.probe.map(|permit| permit as i64),
+                    closed_until_ms,
+                ))?,
         };
         Ok(())
     }
@@ -32,9 +38,10 @@ impl Sqlite {
             Ok(Memo::Spent { meter, slot, requests: row.get(2)?, tokens: row.get(3)? })
         };
         let server = |row: &Row<'_>| {
-            let (open_until_ms, closed_until_ms) = (row.get(2)?, row.get(3)?);
-            let (name, failures) = (row.get(0)?, row.get(1)?);
-            Ok(Memo::Server { name, failures, open_until_ms, closed_until_ms })
+            let probe: Option<i64> = row.get(3)?;
+            let probe = probe.map(i64::unsigned_abs);
+            let breaker = Facts { failures: row.get(1)?, open_until_ms: row.get(2)?, probe };
+            Ok(Memo::Server { name: row.get(0)?, breaker, closed_until_ms: row.get(4)? })
         };
         let mut memos = Vec::new();
         let mut query = self.db.prepare("SELECT * FROM spent")?;

@@ -17,7 +17,7 @@ pub(super) fn replay(json: &str, context: &Context) -> Option<Output> {
     output.remove("fallbacks");
     let json = serde_json::value::to_raw_value(&output).ok()?;
     pieces(&text).for_each(|piece| context.text(piece));
-    Some(Output { json, usage: None, cacheable: false })
+    Some(Output { json, usage: None })
 }
 
 /// Whole words, as many as fit.

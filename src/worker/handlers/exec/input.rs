@@ -45,7 +45,7 @@ impl Input {
         if cwd.as_ref().is_some_and(|cwd| cwd.is_empty() || cwd.contains('\0')) {
             return Err("input.cwd: is not a path".into());
         }
-        Ok(Self { command: Command { argv, env, cwd }, stdin })
+        Ok(Self { command: Command { argv, env, without: Vec::new(), cwd }, stdin })
     }
 
     /// A string as it is, anything else as the JSON that was submitted.

@@ -29,7 +29,18 @@ const MESSAGE_CHARS_MAX: usize = 500;
 const READ_BYTES_MAX: usize = 64 << 10;
 
 /// The kind `exec`.
-pub(crate) struct Exec;
+#[derive(Default)]
+pub(crate) struct Exec {
+    /// Variables that commands do not inherit.
+    without: Vec<String>,
+}
+
+impl Exec {
+    /// Whose commands inherit everything but these variables.
+    pub(crate) fn new(without: Vec<String>) -> Self {
+        Self { without }
+    }
+}
 
 #[derive(Serialize)]
 struct Printed {
@@ -44,8 +55,10 @@ impl Handler for Exec {
     }
 
     fn run(&self, context: Context, input: Box<RawValue>) -> HandlerFuture {
+        let without = self.without.clone();
         Box::pin(async move {
-            let input = Input::read(&input).map_err(HandlerError::input)?;
+            let mut input = Input::read(&input).map_err(HandlerError::input)?;
+            input.command.without = without;
             let stdin = input.stdin_bytes();
             attempt(&context, input.command, stdin.as_deref()).await
         })

@@ -14,7 +14,7 @@ use crate::task::ErrorKind;
 use crate::worker::handlers::testing::{Events, context, raw, run};
 
 async fn exec(input: Value) -> Result<Value, HandlerError> {
-    run(&Exec, input.to_string()).await
+    run(&Exec::default(), input.to_string()).await
 }
 
 fn sh(script: &str) -> Value {
@@ -88,7 +88,7 @@ async fn lines_are_told_as_they_come() {
     let script =
         r#"echo one; echo '{"done": 1}'; while ! [ -e "$GO" ]; do sleep 0.01; done; printf end"#;
     let input = json!({ "argv": ["sh", "-c", script], "env": { "GO": go } });
-    let future = Exec.run(context(&events), raw(input.to_string()));
+    let future = Exec::default().run(context(&events), raw(input.to_string()));
     tokio::pin!(future);
     drive(&mut future, "two events", || events.all().len() == 2).await;
     std::fs::write(&go, "").unwrap();
@@ -201,7 +201,7 @@ async fn cancelling_ends_everything() {
     let mark = mark();
     let events = Arc::<Events>::default();
     let input = with_mark(&format!("{BROOD} trap '' TERM; while :; do sleep 1; done"), &mark);
-    let mut future = Exec.run(context(&events), raw(input.to_string()));
+    let mut future = Exec::default().run(context(&events), raw(input.to_string()));
     drive(&mut future, "the brood", || marked(&mark).len() >= 7).await;
     drop(future);
     let start = Instant::now();
@@ -216,7 +216,7 @@ async fn cancelling_lets_a_command_tidy_up() {
     let script = "trap 'sleep 0.05; touch tidy; exit 0' TERM; touch ready; \
                   while :; do sleep 0.01; done";
     let input = json!({ "argv": ["sh", "-c", script], "cwd": dir.path() });
-    let mut future = Exec.run(context(&Arc::default()), raw(input.to_string()));
+    let mut future = Exec::default().run(context(&Arc::default()), raw(input.to_string()));
     drive(&mut future, "ready", || ready.exists()).await;
     drop(future);
     until("tidied up", || tidy.exists()).await;
@@ -255,7 +255,7 @@ async fn death_of_the_worker_ends_everything() {
 async fn death_of_the_guard_ends_the_command() {
     let mark = mark();
     let input = with_mark("sleep 1000", &mark);
-    let future = Exec.run(context(&Arc::default()), raw(input.to_string()));
+    let future = Exec::default().run(context(&Arc::default()), raw(input.to_string()));
     tokio::pin!(future);
     drive(&mut future, "the command", || !marked(&mark).is_empty()).await;
     let command = *marked(&mark).first().unwrap();

@@ -78,10 +78,9 @@ impl ToolOutput {
         Some(Self { service: CACHE.to_owned(), degraded: true, ..output })
     }
 
-    /// As the task's output. Only what a service answers to this very call may be given again.
+    /// As the task's output.
     pub(super) fn into_output(self, failures: Vec<Failed>) -> Result<Output, HandlerError> {
-        let cacheable = !self.degraded && !self.cached;
-        Ok(Output { cacheable, ..to_output(&Self { failures, ..self })? })
+        to_output(&Self { failures, ..self })
     }
 }
 
@@ -103,9 +102,9 @@ mod tests {
         vec![Failed { service: "first".to_owned(), error: "was down".to_owned() }]
     }
 
-    fn shown(output: ToolOutput, failures: Vec<Failed>) -> (Value, bool) {
+    fn shown(output: ToolOutput, failures: Vec<Failed>) -> Value {
         let output = output.into_output(failures).unwrap();
-        (serde_json::from_str(output.json.get()).unwrap(), output.cacheable)
+        serde_json::from_str(output.json.get()).unwrap()
     }
 
     #[test]
@@ -120,7 +119,7 @@ mod tests {
                 "service": "main", "status": 201, name: content, "degraded": false,
                 "cached": false, "failures": [{"service": "first", "error": "was down"}],
             });
-            assert_eq!(shown(answered(kind, body), failures()), (expected, true), "{body}");
+            assert_eq!(shown(answered(kind, body), failures()), expected, "{body}");
         }
     }
 
@@ -135,12 +134,9 @@ mod tests {
                 again.json.get(),
                 was.replace(r#"{"service":"first","error":"was down"}"#, "")
             );
-            assert!(!again.cacheable, "its time goes on");
-            let (stale, cacheable) =
-                shown(ToolOutput::stale(first.json.get()).unwrap(), failures());
+            let stale = shown(ToolOutput::stale(first.json.get()).unwrap(), failures());
             assert_eq!((&stale["service"], &stale["degraded"]), (&json!("cache"), &json!(true)));
             assert_eq!(stale["failures"][0]["service"], "first");
-            assert!(!cacheable);
         }
         for other in ["", "[]", "{}", r#"{"service":5}"#] {
             assert!(ToolOutput::again(other).is_none(), "{other}");
@@ -154,6 +150,6 @@ mod tests {
             "failures": [{"service": "first", "error": "was down"}],
         });
         let default = ToolOutput::stated(&raw(r#"{"results":[]}"#));
-        assert_eq!(shown(default, failures()), (expected, false));
+        assert_eq!(shown(default, failures()), expected);
     }
 }

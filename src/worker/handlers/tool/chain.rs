@@ -6,7 +6,7 @@ use super::input::Asked;
 use super::walk::Walk;
 use crate::handler::{Context, HandlerError, Output};
 use crate::protocol::calls::CallOutcome;
-use crate::worker::calls::{Calls, Report};
+use crate::worker::calls::Report;
 use crate::worker::handlers::chat::Clients;
 
 /// Calls one service after the other, each with a permit, until one answers. When none is left, an
@@ -45,16 +45,12 @@ pub(super) async fn answer(
         }
     };
     let (failures, error) = walk.into_end(closed);
-    let stands_in = stale(calls)
+    let stands_in = calls
+        .stale()
         .and_then(ToolOutput::stale)
         .or_else(|| tool.default.as_deref().map(ToolOutput::stated));
     match stands_in {
         Some(output) => output.into_output(failures),
         None => Err(error),
     }
-}
-
-/// The output of an equal call whose time has passed.
-fn stale(_: &Calls) -> Option<&str> {
-    None
 }
