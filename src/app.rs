@@ -87,6 +87,10 @@ impl Daemon for App {
     fn serve(&self, instance: &Instance, overrides: ServeOverrides) -> ExitCode {
         crate::master::serve(instance, &overrides, self.own.clone())
     }
+
+    fn own_kinds(&self) -> Registry {
+        self.own.clone()
+    }
 }
 
 /// A kind that runs on the event loop.

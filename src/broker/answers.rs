@@ -27,6 +27,9 @@ impl Core {
                     Err(refusal) => to.refuse(refusal),
                 }
             }
+            (Pending::Run { name, at_ms }, Answer::Inserted(result)) => {
+                self.run_inserted(&name, at_ms, result);
+            }
             (Pending::DryRun { to }, Answer::Inserted(result)) => match result {
                 Ok(accepted) => {
                     let ids = accepted.iter().map(|one| one.id).collect();
@@ -84,6 +87,11 @@ impl Core {
         if wait {
             self.wait_for_accepted(to, &accepted);
         }
+        self.take_in_accepted(&accepted);
+    }
+
+    /// Tasks that the store has accepted wait for their turn, or for their time.
+    pub(super) fn take_in_accepted(&mut self, accepted: &[Accepted]) {
         for one in accepted {
             if let Some(ready) = &one.ready {
                 self.make_ready(ready);

@@ -115,6 +115,7 @@ impl Core {
             },
             "tools": self.tools(),
             "cache": self.cache(),
+            "schedules": self.tell_schedules(),
         })
     }
 

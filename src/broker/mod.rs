@@ -13,6 +13,7 @@
 //!   of that there is, for the master.
 //! * [`calls`]: what running attempts may call, and what came of it; [`cache`], [`reuse`]: who
 //!   needs no call; [`usage`]: what calls took and cost.
+//! * [`schedule`]: tasks that the clock submits.
 //! * [`queue`], [`permits`], [`budget`], [`rules`], [`events`]: the decisions, pure.
 //! * [`pending`], [`answers`], [`clock`], [`drain`]: what the store is asked and says, what time brings, how it ends;
 //!   [`pressure`]: what happens when memory is short.
@@ -44,6 +45,7 @@ mod requests;
 mod reuse;
 mod rules;
 mod runs;
+mod schedule;
 mod start;
 pub(crate) mod store;
 mod turn;
@@ -161,6 +163,8 @@ pub(crate) struct Core {
     gated: bool,
     /// What calls have cost today.
     spent: Spent,
+    /// What the clock submits.
+    schedules: schedule::Plans,
     /// Submissions on their way to the store.
     inserts_pending: usize,
     to_master: master::ToMaster,

@@ -23,6 +23,11 @@ pub(crate) enum Pending {
         to: ReplyTo,
         wait: bool,
     },
+    /// Of a schedule, for this time.
+    Run {
+        name: String,
+        at_ms: i64,
+    },
     Claim {
         serial: u64,
         ready: Ready,

@@ -63,6 +63,7 @@ impl Core {
                 self.input_bytes_max.set(loaded.config.queue.input_bytes_max);
                 crate::master::set_log_level(&loaded.config.log);
                 self.config = loaded.config;
+                self.reschedule();
                 self.sources = sources;
                 self.heed_budgets();
             }

@@ -1,7 +1,6 @@
 //! What clients ask, one method a verb.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use serde_json::value::RawValue;
@@ -73,22 +72,14 @@ impl Core {
         if let Some(refusal) = self.phase.refusal().or_else(short) {
             return to.refuse(refusal);
         }
-        let mut over_budget = BTreeMap::new();
         for (index, task) in tasks.iter_mut().enumerate() {
             on_one_line(&mut task.input);
             if let Err(message) = self.accept(task) {
                 let refusal = Refusal::new(RefusalKind::Invalid, message);
                 return to.refuse(Refusal { index: Some(index), ..refusal });
             }
-            over_budget.extend(self.over_budget(task).map(|message| (index, message)));
         }
-        let queue = &self.config.queue;
-        let defaults = Defaults {
-            max_attempts: queue.max_attempts,
-            timeout_ms: u64::try_from(queue.task_timeout.as_millis()).unwrap_or(u64::MAX),
-            max_queued: queue.max_queued.into(),
-        };
-        let insert = Insert { tasks, defaults, now_ms: now_ms(), over_budget, dry_run };
+        let insert = self.insert_of(tasks, dry_run);
         if dry_run.is_some() {
             self.store(Op::Insert(insert), Pending::DryRun { to });
         } else {
@@ -97,8 +88,23 @@ impl Core {
         }
     }
 
+    /// A submission, with what its tasks get that do not say otherwise.
+    pub(super) fn insert_of(&self, tasks: Vec<NewTask>, dry_run: Option<u64>) -> Insert {
+        let queue = &self.config.queue;
+        let defaults = Defaults {
+            max_attempts: queue.max_attempts,
+            timeout_ms: u64::try_from(queue.task_timeout.as_millis()).unwrap_or(u64::MAX),
+            max_queued: queue.max_queued.into(),
+        };
+        let over_budget = tasks.iter().enumerate();
+        let over_budget =
+            over_budget.filter_map(|(index, task)| Some((index, self.over_budget(task)?)));
+        let over_budget = over_budget.collect();
+        Insert { tasks, defaults, now_ms: now_ms(), over_budget, dry_run }
+    }
+
     /// Whether a task can be accepted as it stands; one sentence if not. Finds out what it needs.
-    fn accept(&self, task: &mut NewTask) -> Result<(), String> {
+    pub(super) fn accept(&self, task: &mut NewTask) -> Result<(), String> {
         let bytes = task.input.get().len() as u64;
         let limit = self.config.queue.input_bytes_max;
         if bytes > limit {

@@ -27,6 +27,7 @@ use super::permits::{Memo, Permits, oldest_slot};
 use super::pressure::Memory;
 use super::queue::{Queues, Settings};
 use super::runs::RunState;
+use super::schedule::Plans;
 use super::store::reader::Reader;
 use super::store::reserve::Reserve;
 use super::store::schema;
@@ -115,6 +116,7 @@ async fn serve(start: Start) -> io::Result<()> {
         pending: PendingOps::default(),
         clock: clock::Clock::default(),
         unsynced: Vec::new(),
+        schedules: Plans::default(),
         inserts_pending: 0,
         permits: permits_of(&start.config, &found),
         answers: Answers::new(start.config.cache.bytes_max),
@@ -223,6 +225,7 @@ struct Found {
     claims: Vec<OpenClaim>,
     memos: Vec<Memo>,
     spent: Spent,
+    last_runs: BTreeMap<String, i64>,
 }
 
 /// Claims of other starts of the instance are nobody's: their tasks go back. Those of this start
@@ -254,11 +257,12 @@ fn recover(store: &mut Sqlite, instance: i64) -> Result<Found, StoreError> {
     }
     let memos = store.memos(oldest_slot(now_ms))?;
     let spent = store.spent_on(day_of(now_ms))?;
+    let last_runs = store.last_runs()?;
     store.commit()?;
     if back > 0 {
         tracing::info!("{back} tasks that were running when forq last ended are queued again");
     }
-    Ok(Found { depth: store.look()?, claims: mine, memos, spent })
+    Ok(Found { depth: store.look()?, claims: mine, memos, spent, last_runs })
 }
 
 /// What the configuration says of each queue that it names.
@@ -299,6 +303,11 @@ impl Core {
     /// Takes in what the store holds from before.
     fn with(mut self, found: Found) -> Self {
         self.heed_budgets();
+        self.schedules = Plans::new(&self.config.schedule, &found.last_runs, super::now_ms());
+        self.check_schedules();
+        let configured = |name: &String| self.config.schedule.iter().any(|it| it.name == *name);
+        let gone: Vec<_> = found.last_runs.into_keys().filter(|name| !configured(name)).collect();
+        gone.into_iter().for_each(|name| self.forget_schedule(name));
         self.clock.due(found.depth.next_due_at_ms);
         self.clock.expires(found.depth.next_expiry_at_ms);
         for claim in found.claims {

@@ -87,6 +87,10 @@ impl Core {
             let left_ms = at_ms.saturating_sub(now_ms()).clamp(1, i64::MAX);
             sleep = sleep.min(std::time::Duration::from_millis(left_ms.unsigned_abs()));
         }
+        if let Some(at_ms) = self.schedules_wake_at() {
+            let left_ms = at_ms.saturating_sub(now_ms()).max(0);
+            sleep = sleep.min(std::time::Duration::from_millis(left_ms.unsigned_abs()));
+        }
         match self.drain_at() {
             Some(at) => sleep.min(at.saturating_duration_since(Instant::now())),
             None => sleep,
@@ -99,6 +103,7 @@ impl Core {
         self.clock.unsynced(!self.unsynced.is_empty(), now_ms());
         self.look_at_the_clock();
         self.look_at_memory(now_ms());
+        self.run_schedules();
         self.drain(now);
         self.answer_asks();
         self.dispatch();

@@ -11,9 +11,11 @@ use serde_json::{Value, json};
 use super::out::Out;
 use super::{CliError, Exit, Globals};
 use crate::config::{
-    ConfigErrors, Loaded, Shown, key_warnings, load, read_sources, schema, show, starter,
+    Config, ConfigErrors, Loaded, Schedule, Shown, key_warnings, load, read_sources, schema, show,
+    starter,
 };
-use crate::worker::kinds::check_templates;
+use crate::handler::Registry;
+use crate::worker::kinds::{check_templates, with_built_in};
 
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
@@ -36,10 +38,15 @@ enum ConfigVerb {
     Schema,
 }
 
-pub(crate) fn run(args: ConfigArgs, globals: &Globals, out: &mut Out) -> Result<u8, CliError> {
+pub(crate) fn run(
+    args: ConfigArgs,
+    globals: &Globals,
+    own_kinds: &Registry,
+    out: &mut Out,
+) -> Result<u8, CliError> {
     match args.verb {
         ConfigVerb::Init => init(&globals.instance_to_serve()?.config(), out)?,
-        ConfigVerb::Check { file } => check(file, globals, out)?,
+        ConfigVerb::Check { file } => check(file, globals, own_kinds, out)?,
         ConfigVerb::Show => show_all(globals, out)?,
         ConfigVerb::Schema => out.line(format_args!("{:#}", schema()))?,
     }
@@ -70,7 +77,12 @@ fn write_new(file: &Path, text: &str) -> std::io::Result<()> {
     OpenOptions::new().write(true).create_new(true).open(file)?.write_all(text.as_bytes())
 }
 
-fn check(file: Option<PathBuf>, globals: &Globals, out: &mut Out) -> Result<(), CliError> {
+fn check(
+    file: Option<PathBuf>,
+    globals: &Globals,
+    own_kinds: &Registry,
+    out: &mut Out,
+) -> Result<(), CliError> {
     let (path, must_exist) = match file {
         Some(file) => (file, true),
         None => effective_file(globals)?,
@@ -85,6 +97,7 @@ fn check(file: Option<PathBuf>, globals: &Globals, out: &mut Out) -> Result<(), 
             // The keys that are seen from here, which may be another environment than the daemon's.
             let keys = key_warnings(&loaded, |name| std::env::var(name).ok());
             loaded.warnings.extend(keys);
+            loaded.warnings.extend(schedule_warnings(&loaded.config, own_kinds));
             if out.json {
                 let warnings = &loaded.warnings;
                 return out.value(&json!({ "ok": true, "file": path, "warnings": warnings }));
@@ -112,6 +125,17 @@ fn with_good_templates(loaded: Loaded) -> Result<Loaded, Vec<String>> {
         Some(origin) => format!("{origin}: {sentence}"),
         None => sentence,
     }])
+}
+
+/// Schedules whose tasks would be refused.
+fn schedule_warnings(config: &Config, own_kinds: &Registry) -> Vec<String> {
+    let Ok(kinds) = with_built_in(own_kinds, config, false) else { return Vec::new() };
+    let warning = |(index, schedule): (usize, &Schedule)| {
+        let input = serde_json::value::to_raw_value(&schedule.input).ok()?;
+        let reason = kinds.check(&schedule.kind, &input).err()?;
+        Some(format!("schedule[{index}] ({}) never runs: {reason}", schedule.name))
+    };
+    config.schedule.iter().enumerate().filter_map(warning).collect()
 }
 
 fn show_all(globals: &Globals, out: &mut Out) -> Result<(), CliError> {

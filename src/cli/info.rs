@@ -1,4 +1,5 @@
-//! `forq info`: the daemon's processes, its scale, its queue and its providers.
+//! `forq info`: the daemon's processes, its scale, its queue, its providers and its
+//! schedules.
 
 use std::time::{Duration, Instant};
 
@@ -68,6 +69,7 @@ pub(super) struct Info {
     pub(super) scale: Option<Scale>,
     pub(super) queue: Option<Queue>,
     pub(super) providers: Vec<Provider>,
+    pub(super) schedules: Vec<Schedule>,
 }
 
 #[derive(Clone, Debug, Deserialize, Default)]
@@ -125,6 +127,15 @@ pub(super) struct Provider {
     pub(super) breaker: Option<Value>,
 }
 
+#[derive(Clone, Debug, Deserialize, Default)]
+#[serde(default)]
+pub(super) struct Schedule {
+    pub(super) name: String,
+    pub(super) next_at: Option<String>,
+    pub(super) last_at: Option<String>,
+    pub(super) error: Option<String>,
+}
+
 impl Queue {
     /// That it is paused, in words.
     pub(super) fn pause(&self) -> Option<String> {
@@ -173,6 +184,11 @@ fn print(info: &Info, out: &mut Out) -> Result<(), CliError> {
         out.line("")?;
         let header = ["PROVIDER", "IN FLIGHT", "REQUESTS/MIN", "TOKENS/MIN", "BREAKER"];
         out.table(&header, info.providers.iter().map(provider_row))?;
+    }
+    if !info.schedules.is_empty() {
+        out.line("")?;
+        let header = ["SCHEDULE", "NEXT RUN", "LAST RUN"];
+        out.table(&header, info.schedules.iter().map(schedule_row))?;
     }
     Ok(())
 }
@@ -223,6 +239,15 @@ fn provider_row(provider: &Provider) -> Vec<Cell> {
         Cell::new(used(provider.rpm_used, provider.rpm)),
         Cell::new(used(provider.tpm_used, provider.tpm)),
         Cell::new(provider.breaker.as_ref().map(loose).unwrap_or_default()),
+    ]
+}
+
+fn schedule_row(schedule: &Schedule) -> Vec<Cell> {
+    let never = schedule.error.as_ref().map(|error| format!("never: {error}"));
+    vec![
+        Cell::new(&schedule.name),
+        Cell::new(text(never.or_else(|| schedule.next_at.clone()))),
+        Cell::new(text(schedule.last_at.as_ref())),
     ]
 }
 

@@ -47,6 +47,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::error::{CliError, Exit};
 use self::out::Out;
+use crate::handler::Registry;
 use crate::instance::Instance;
 
 /// What `serve` was told on the command line, over what the configuration says.
@@ -67,6 +68,11 @@ pub struct ServeOverrides {
 pub trait Daemon {
     /// Runs the daemon of `instance` in this process until it ends, and tells its own errors.
     fn serve(&self, instance: &Instance, overrides: ServeOverrides) -> ExitCode;
+
+    /// The kinds of task that it knows beside the built-in ones.
+    fn own_kinds(&self) -> Registry {
+        Registry::default()
+    }
 }
 
 /// Durable LLM-agent work: submit tasks, and forked workers run them.
@@ -199,7 +205,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, daemon: &dyn Daemon) -> Exi
         };
     }
     let mut out = Out::stdio(cli.globals.json);
-    let result = dispatch(cli, &mut out);
+    let result = dispatch(cli, &daemon.own_kinds(), &mut out);
     let flushed = out.flush();
     drop(out);
     match result.and_then(|exit| flushed.map(|()| exit)) {
@@ -214,7 +220,7 @@ fn fail(error: &CliError) -> ExitCode {
 }
 
 /// Every verb but `serve`.
-fn dispatch(cli: Cli, out: &mut Out) -> Result<u8, CliError> {
+fn dispatch(cli: Cli, own_kinds: &Registry, out: &mut Out) -> Result<u8, CliError> {
     let globals = &cli.globals;
     match cli.verb {
         // Taken by `run`.
@@ -239,7 +245,7 @@ fn dispatch(cli: Cli, out: &mut Out) -> Result<u8, CliError> {
         Verb::Top(args) => top::run(args, globals, out),
         Verb::Stop(args) => stop::run(args, globals, out),
         Verb::Backup(args) => backup::run(args, globals, out),
-        Verb::Config(args) => config::run(args, globals, out),
+        Verb::Config(args) => config::run(args, globals, own_kinds, out),
         Verb::SimLlm(args) => sim_llm::run(args, out),
         Verb::Bench(args) => bench::run(args, globals, out),
         Verb::Completions(args) => generate::completions(args, out),

@@ -25,7 +25,7 @@ fn run_at(state_dir: &std::path::Path, words: &[&str]) -> Told {
     let cli = Cli::try_parse_from(line).unwrap();
     let (mut data, mut notes) = (Vec::new(), Vec::new());
     let mut out = Out::into(&mut data, &mut notes, cli.globals.json);
-    let (exit, error) = match dispatch(cli, &mut out) {
+    let (exit, error) = match dispatch(cli, &Registry::default(), &mut out) {
         Ok(exit) => (exit, String::new()),
         Err(error) => (error.exit as u8, error.message),
     };

@@ -55,6 +55,7 @@ pub use pool::{
 };
 pub use read::read_sources;
 pub use schedule::Schedule;
+pub(crate) use schedule::{cron_of, zone_of};
 pub use schema::schema;
 pub use show::{Shown, show, starter};
 pub use tools::{Service, Tool};

@@ -14,13 +14,13 @@ use serde_json::Value as Json;
 use super::units::{DurationText, OptionalDurationText};
 
 /// Reads a cron pattern of five fields, or a nickname such as `@daily`.
-pub(super) fn cron_of(text: &str) -> Result<Cron, CronError> {
+pub(crate) fn cron_of(text: &str) -> Result<Cron, CronError> {
     let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
     parser.parse(text)
 }
 
 /// The time zone of a name, from the database inside this program: the same on every machine.
-pub(super) fn zone_of(name: &str) -> Option<TimeZone> {
+pub(crate) fn zone_of(name: &str) -> Option<TimeZone> {
     TimeZone::get(name).ok()
 }
 

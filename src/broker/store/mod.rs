@@ -69,6 +69,10 @@ pub(crate) trait Store: Send {
     fn memos(&mut self, oldest_slot: i64) -> Result<Vec<Memo>, StoreError>;
     /// What calls have cost on a day (since 1970, UTC), as far as their attempts have ended.
     fn spent_on(&mut self, day: i64) -> Result<Spent, StoreError>;
+    /// Remembers that a schedule ran; `None` forgets it.
+    fn remember_run(&mut self, schedule: &str, at_ms: Option<i64>) -> Result<(), StoreError>;
+    /// For which time each schedule ran last.
+    fn last_runs(&mut self) -> Result<BTreeMap<String, i64>, StoreError>;
     /// Every claim that has not ended, with what a decision about it needs.
     fn claims(&mut self) -> Result<Vec<OpenClaim>, StoreError>;
     /// How many tasks of each queue are in each state that is not final.
@@ -126,6 +130,14 @@ pub(crate) struct Insert {
     pub(crate) over_budget: BTreeMap<usize, String>,
     /// Only say whether they would be accepted, as some of this many.
     pub(crate) dry_run: Option<u64>,
+}
+
+/// A run of a schedule.
+#[derive(Clone, Debug)]
+pub(crate) struct LastRun {
+    pub(crate) schedule: String,
+    /// The time that it is for, in milliseconds since 1970.
+    pub(crate) at_ms: i64,
 }
 
 /// What a task gets that does not say otherwise, and what bounds them all.

@@ -13,8 +13,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::reserve::Reserve;
 use super::{
-    Accepted, Cancelled, Claim, Claimed, Clear, Depth, Due, End, Insert, Moved, Ready, Refill,
-    Retried, Store,
+    Accepted, Cancelled, Claim, Claimed, Clear, Depth, Due, End, Insert, LastRun, Moved, Ready,
+    Refill, Retried, Store,
 };
 use crate::broker::permits::Memo;
 use crate::protocol::control::Refusal;
@@ -24,6 +24,11 @@ use crate::task::TaskId;
 #[derive(Debug)]
 pub(crate) enum Op {
     Insert(Insert),
+    /// Also remembers the run, if the submission is accepted.
+    InsertRun {
+        insert: Insert,
+        run: LastRun,
+    },
     Claim(Claim),
     End(End),
     Cancel {
@@ -55,6 +60,10 @@ pub(crate) enum Op {
     Depth,
     /// Remembers what permits must not forget.
     Remember(Memo),
+    /// Forgets when a schedule ran last.
+    ForgetRuns {
+        schedule: String,
+    },
     /// Does nothing: its answer comes after those of the ops before it.
     Nothing,
     /// Does nothing but make everything before it hold.
@@ -144,6 +153,7 @@ fn must_hold(op: &Op) -> bool {
     matches!(
         op,
         Op::Insert(_)
+            | Op::InsertRun { .. }
             | Op::End(End { awaited: true, .. })
             | Op::Sync
             | Op::Cancel { .. }

@@ -3,7 +3,7 @@
 //! * `insert`: submissions.
 //! * `moves`: claims and their ends, cancel, retry, clear.
 //! * `clock`: what time moves: promotion, expiry, pruning.
-//! * `memos`: what permits must not forget.
+//! * `memos`: what permits and schedules must not forget.
 //! * `usage`: the accounts.
 //! * `look`: what a starting broker and the queue's window read.
 
@@ -17,6 +17,7 @@ mod usage;
 pub(crate) use look::{id_of, state_of};
 pub(crate) use moves::cancelled;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -265,6 +266,14 @@ impl Store for Sqlite {
 
     fn spent_on(&mut self, day: i64) -> Result<Spent, StoreError> {
         self.read_spent(day)
+    }
+
+    fn remember_run(&mut self, schedule: &str, at_ms: Option<i64>) -> Result<(), StoreError> {
+        self.keep_run(schedule, at_ms)
+    }
+
+    fn last_runs(&mut self) -> Result<BTreeMap<String, i64>, StoreError> {
+        self.read_last_runs()
     }
 
     fn claims(&mut self) -> Result<Vec<OpenClaim>, StoreError> {

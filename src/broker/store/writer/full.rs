@@ -41,7 +41,7 @@ impl State {
     /// `None` if it waits for room.
     fn try_alone(&mut self, op: &Op) -> Result<Option<Answer>, StoreError> {
         // Not even tried: their room is for results.
-        if self.full && matches!(op, Op::Insert(_) | Op::Claim(_)) {
+        if self.full && matches!(op, Op::Insert(_) | Op::InsertRun { .. } | Op::Claim(_)) {
             return Ok(refused(op));
         }
         match self.alone(op) {
@@ -86,7 +86,7 @@ impl State {
 /// The answer of an op that found no room. `None`: it waits for room, however long.
 fn refused(op: &Op) -> Option<Answer> {
     Some(match op {
-        Op::Insert(_) => Answer::Inserted(Err(no_room())),
+        Op::Insert(_) | Op::InsertRun { .. } => Answer::Inserted(Err(no_room())),
         Op::Claim(_) => Answer::Claimed(Err(DiskFull)),
         Op::Cancel { .. } => Answer::Cancelled(Err(no_room())),
         Op::Clear(_) => Answer::Cleared(Err(no_room())),
@@ -96,7 +96,7 @@ fn refused(op: &Op) -> Option<Answer> {
         Op::Expire { now_ms, .. } => Answer::Expired(try_later(*now_ms)),
         Op::Prune { .. } => Answer::Pruned(0),
         // This broker knows; one that comes after it in this plight may count too little.
-        Op::Remember(_) => Answer::Remembered,
+        Op::Remember(_) | Op::ForgetRuns { .. } => Answer::Remembered,
         Op::Nothing => Answer::Nothing,
         Op::End(_) | Op::Sync | Op::Depth | Op::Refill(_) => return None,
     })

@@ -1,5 +1,6 @@
 //! The writer over a store that can be told to be full.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -137,6 +138,13 @@ impl Store for Fake {
     }
     fn spent_on(&mut self, day: i64) -> Result<Spent, StoreError> {
         Ok(Spent::on(day))
+    }
+    fn remember_run(&mut self, schedule: &str, at_ms: Option<i64>) -> Result<(), StoreError> {
+        self.step(format!("run of {schedule} at {at_ms:?}"))
+    }
+
+    fn last_runs(&mut self) -> Result<BTreeMap<String, i64>, StoreError> {
+        Ok(BTreeMap::new())
     }
 
     fn claims(&mut self) -> Result<Vec<OpenClaim>, StoreError> {

@@ -113,6 +113,13 @@ impl State {
         let store = &mut self.store;
         Ok(match op {
             Op::Insert(insert) => Answer::Inserted(store.insert(insert)?),
+            Op::InsertRun { insert, run } => {
+                let inserted = store.insert(insert)?;
+                if inserted.is_ok() {
+                    store.remember_run(&run.schedule, Some(run.at_ms))?;
+                }
+                Answer::Inserted(inserted)
+            }
             Op::Claim(claim) => Answer::Claimed(Ok(store.claim(claim)?)),
             Op::End(end) => Answer::Ended(store.end(end)?),
             Op::Cancel { id, now_ms } => Answer::Cancelled(Ok(store.cancel(*id, *now_ms)?)),
@@ -129,6 +136,10 @@ impl State {
             }
             Op::Remember(memo) => {
                 store.remember(memo)?;
+                Answer::Remembered
+            }
+            Op::ForgetRuns { schedule } => {
+                store.remember_run(schedule, None)?;
                 Answer::Remembered
             }
             Op::Depth => Answer::Depth(store.depth()?),
