@@ -115,6 +115,48 @@ fn a_provider_that_is_not_there_is_named() {
     assert!(text(&task, "/error/message").contains("sim"), "{task}");
 }
 
+/// Under the configuration of `examples/agents.toml`, but for the address and with one call at once.
+#[test]
+fn who_calls_next_is_said_by_its_agent() {
+    let model = Model::start(&["--first-token-ms", "20", "--tokens-per-second", "0"]);
+    let mut daemon = Daemon::prepare("state", include_str!("../examples/agents.toml"));
+    let mut serve = daemon.serve_command();
+    serve.env("FORQ_PROVIDERS__SIM__BASE_URL", &model.url);
+    serve.env("FORQ_PROVIDERS__SIM__MAX_CONCURRENT", "1");
+    daemon.start_by(serve);
+    daemon.ok(&["queue", "pause"]);
+    let submit = |agent: &str, options: &[&str]| {
+        daemon.submit("chat", &json!({ "agent": agent, "prompt": "Hello there." }), options)
+    };
+    let mut ids = Vec::new();
+    for agent in ["reporter", "critic", "planner", "host"] {
+        ids.extend([submit(agent, &[]), submit(agent, &[])]);
+    }
+    // A task's own priority goes before its agent's.
+    ids.push(submit("reporter", &["--priority", "8"]));
+    daemon.ok(&["queue", "resume"]);
+    daemon.wait_for_all(&ids, "20s");
+    let mut tasks: Vec<Value> = ids.iter().map(|id| daemon.task(id)).collect();
+    tasks.sort_by_key(|task| support::time(task, "/started_at"));
+    let who = |task| format!("{} {}", number(task, "/priority"), text(task, "/input/agent"));
+    let order: Vec<String> = tasks.iter().map(who).collect();
+    let expected = "9 host, 9 host, 8 reporter, 7 planner, 7 planner, 5 critic, 5 critic, \
+                    3 reporter, 3 reporter";
+    assert_eq!(order.join(", "), expected);
+    assert_eq!(number(&model.stats(), "/open_requests_max"), 1);
+    let unknown = daemon.fails(2, &["chat", "hi", "--agent", "hots"]);
+    let known = "there is no agent 'hots': give one of critic, host, planner, reporter";
+    assert!(unknown.contains(known), "{unknown}");
+    // Its prompt went with it.
+    daemon.ok(&["chat", "Hello there.", "--agent", "host"]);
+    let asked = daemon.json_lines(&["list", "--limit", "1"]).remove(0);
+    let with_prompt = number(&daemon.task(&text(&asked, "/id")), "/usage/prompt_tokens");
+    daemon.ok(&["chat", "Hello there."]);
+    let asked = daemon.json_lines(&["list", "--limit", "1"]).remove(0);
+    let without = number(&daemon.task(&text(&asked, "/id")), "/usage/prompt_tokens");
+    assert!(with_prompt > without + 10, "{with_prompt} and {without}");
+}
+
 /// A model that says a word and then nothing more; the channel tells when its caller hangs up.
 fn stalling_model() -> (String, std::sync::mpsc::Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

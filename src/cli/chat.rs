@@ -12,7 +12,10 @@ use crate::task::NewTask;
 pub(crate) struct ChatArgs {
     /// What to say, or - for stdin
     prompt: String,
-    /// The model, by its name in the configuration [default: default]
+    /// The agent whose model, prompt and priority it has unless they are given
+    #[arg(long, value_name = "NAME")]
+    agent: Option<String>,
+    /// The model, by its name in the configuration [default: the agent's, or default]
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
     /// The system prompt
@@ -24,7 +27,7 @@ pub(crate) struct ChatArgs {
 
 pub(crate) fn run(args: ChatArgs, globals: &Globals, out: &mut Out) -> Result<u8, CliError> {
     let mut chat = json!({ "prompt": input::text(args.prompt)? });
-    for (name, value) in [("model", args.model), ("system", args.system)] {
+    for (name, value) in [("agent", args.agent), ("model", args.model), ("system", args.system)] {
         if let Some(value) = value {
             chat[name] = value.into();
         }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::handlers::chat::{ChatHandler, Provider, Routes};
+use super::handlers::chat::{Agent, Agents, ChatHandler, Provider, Routes};
 use super::handlers::tool::{Tool, ToolHandler};
 use super::handlers::{exec::Exec, http::Http, noop::Noop, sleep::Sleep};
 use crate::config::{Config, Service, Streaming};
@@ -17,8 +17,9 @@ pub(crate) fn with_built_in(
     config: &Config,
     with_keys: bool,
 ) -> Result<Registry, String> {
+    let chat = ChatHandler::new(routes(config, with_keys)?, agents(config));
     let mut registry = Registry::default();
-    registry.insert("chat", Rc::new(ChatHandler::new(routes(config, with_keys)?)));
+    registry.insert("chat", Rc::new(chat));
     registry.insert("exec", Rc::new(Exec::new(secrets(config))));
     registry.insert("http", Rc::new(Http::default()));
     registry.insert("noop", Rc::new(Noop::new()));
@@ -77,4 +78,12 @@ fn secrets(config: &Config) -> Vec<String> {
     let services = services.filter_map(|service| service.api_key_env.clone());
     let folder = "CREDENTIALS_DIRECTORY".to_owned();
     providers.chain(services).chain([folder]).collect()
+}
+
+fn agents(config: &Config) -> Agents {
+    let mut agents = Agents::default();
+    for (name, agent) in &config.agents {
+        agents.add(name, Agent { model: agent.model.clone(), prompt: agent.prompt.clone() });
+    }
+    agents
 }

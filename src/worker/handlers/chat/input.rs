@@ -12,6 +12,8 @@ use crate::openai::{ChatRequest, Message, StreamOptions};
 pub(super) struct Asked {
     /// What goes to a provider.
     pub(super) request: ChatRequest,
+    /// Whose task it is; what that adds is not in `request` yet.
+    pub(super) agent: Option<String>,
     /// What the input says about the cache.
     pub(super) cache: CacheWish,
 }
@@ -33,8 +35,7 @@ pub(super) enum CacheWish {
 pub(super) fn read(input: &RawValue) -> Result<Asked, String> {
     let mut request: ChatRequest = parse_input(input)?;
     let cache = take_cache(&mut request)?;
-    // Whoever took the task in has put the agent's model and prompt in its place.
-    take_text(&mut request, "agent")?;
+    let agent = take_text(&mut request, "agent")?;
     let prompt = take_text(&mut request, "prompt")?;
     let system = take_text(&mut request, "system")?;
     let given = match (prompt, request.messages.take()) {
@@ -61,7 +62,7 @@ pub(super) fn read(input: &RawValue) -> Result<Asked, String> {
             return Err(format!("input.{name}: give at least 1"));
         }
     }
-    Ok(Asked { request, cache })
+    Ok(Asked { request, agent, cache })
 }
 
 fn take_cache(request: &mut ChatRequest) -> Result<CacheWish, String> {
@@ -182,7 +183,7 @@ mod tests {
         ] {
             let input = json!({"prompt": "p", "cache": cache, "agent": "host"});
             let asked = read(&RawValue::from_string(input.to_string()).unwrap()).unwrap();
-            assert_eq!(asked.cache, wish);
+            assert_eq!((asked.cache, asked.agent.as_deref()), (wish, Some("host")));
             assert!(asked.request.extra.is_empty());
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! # Layout
 //! - `input`: what a task asks for, pure
+//! - `agent`: what its agent adds, pure
 //! - `route`: which chain of providers that means, pure
 //! - `needs`: what the broker must know of it, pure
 //! - `cached`: an answer that was given before
@@ -13,6 +14,7 @@
 //! - `failure`: what a failed call says, pure; `verdict`: what follows from it, pure; `limits`:
 //!   how long it closes the provider, pure
 
+mod agent;
 mod answer;
 mod cached;
 mod call;
@@ -30,6 +32,7 @@ mod tests;
 mod verdict;
 mod walk;
 
+pub(crate) use agent::{Agent, Agents};
 pub(super) use client::Clients;
 pub(super) use failure::repeated;
 pub(super) use limits::{closed_for, retry_after};
@@ -46,25 +49,38 @@ use crate::handler::{Context, Handler, HandlerError, HandlerFuture, Needs, Outpu
 
 /// The handler of `chat` tasks.
 ///
-/// Input: `prompt` or `messages`, `model`, `system`, `cache` (true, false or `"refresh"`), and any
-/// parameter of OpenAI's chat completions. Output: `text`, `model` and `provider` (who answered),
+/// Input: `prompt` or `messages`, `model`, `system`, `agent` (whose model and prompt stand in for
+/// those that are missing), `cache` (true, false or `"refresh"`), and any parameter of OpenAI's chat
+/// completions. Output: `text`, `model` and `provider` (who answered),
 /// `usage`, `finish_reason`, `cached`, `tool_calls` if there are any, and `fallbacks` (`provider`,
 /// `model`, `error`) if others were asked before in this attempt. The text is told as it comes;
 /// after the event `{"restarted": {"provider", "reason"}}` it begins anew.
 pub(crate) struct ChatHandler {
     routes: Routes,
+    agents: Agents,
     caller: Rc<Caller>,
 }
 
 impl ChatHandler {
-    /// A handler for the given models. Makes no connection yet.
-    pub(crate) fn new(routes: Routes) -> Self {
-        Self { routes, caller: Rc::default() }
+    /// A handler for the given models and agents. Makes no connection yet.
+    pub(crate) fn new(routes: Routes, agents: Agents) -> Self {
+        Self { routes, agents, caller: Rc::default() }
     }
 
     fn read(&self, input: &RawValue) -> Result<(Rc<Chain>, Asked), String> {
-        let asked = input::read(input)?;
-        Ok((self.routes.find(asked.request.model.as_deref())?, asked))
+        let mut asked = input::read(input)?;
+        let mut named_by = "input.model".to_owned();
+        if let Some(agent) = &asked.agent {
+            let says_model = asked.request.model.is_some();
+            self.agents.complete(agent, &mut asked.request)?;
+            if !says_model && asked.request.model.is_some() {
+                named_by = format!("agents.{agent}.model");
+            }
+        }
+        match self.routes.find(asked.request.model.as_deref()) {
+            Ok(chain) => Ok((chain, asked)),
+            Err(error) => Err(format!("{named_by}: {error}")),
+        }
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) fn of(asked: &Asked, chain: &Chain) -> Needs {
         tokens: tokens(&asked.request),
         cache_key: keeps.then(|| key(&asked.request, chain)),
         cache_refresh: asked.cache == CacheWish::Refresh,
-        agent: None,
+        agent: asked.agent.clone(),
     }
 }
 

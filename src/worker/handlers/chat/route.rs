@@ -85,7 +85,7 @@ impl Routes {
         Ok(())
     }
 
-    /// What a task's model means. The error is one sentence with the cure.
+    /// What a task's model means. The error is what is wrong with it, and the cure.
     pub(super) fn find(&self, model: Option<&str>) -> Result<Rc<Chain>, String> {
         let name = model.unwrap_or(MODEL_DEFAULT);
         if let Some(chain) = self.models.get(name) {
@@ -106,8 +106,8 @@ impl Routes {
             false => format!("{}, or PROVIDER/MODEL", listed(self.models.keys())),
         };
         Err(match model {
-            Some(name) => format!("input.model: there is no model '{name}': give {known}"),
-            None => format!("input.model: missing, and there is no [models.default]: give {known}"),
+            Some(name) => format!("there is no model '{name}': give {known}"),
+            None => format!("missing, and there is no [models.default]: give {known}"),
         })
     }
 
@@ -131,7 +131,8 @@ impl Chain {
     }
 }
 
-fn listed<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> String {
+/// Names in an error: not all of them if there are many.
+pub(super) fn listed<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> String {
     let more = if names.len() > LISTED_MAX { ", …" } else { "" };
     let names: Vec<_> = names.take(LISTED_MAX).map(String::as_str).collect();
     format!("{}{more}", names.join(", "))
@@ -197,7 +198,7 @@ mod tests {
         add(&mut routes, "x", &["a/m"]).unwrap();
         for asked in [None, Some("y"), Some("c/m"), Some("a/"), Some("")] {
             let error = routes.find(asked).unwrap_err();
-            assert!(error.starts_with("input.model: ") && error.contains("give x, or"), "{error}");
+            assert!(error.contains("give x, or"), "{error}");
         }
     }
 

@@ -14,10 +14,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use super::{ChatHandler, Provider, Routes};
+use super::{Agent, Agents, ChatHandler, Provider, Routes};
 use crate::handler::{Context, Event, EventSink, Handler, HandlerError, Output};
 use crate::sim::{MODEL, SimOptions};
 use crate::task::{ErrorKind, TaskId};
+use crate::worker::handlers::testing::raw;
 
 pub(super) const KEY: &str = "sk-very-secret";
 /// A limit that must pass in a test.
@@ -67,7 +68,7 @@ impl Client {
         let mut routes = Routes::default();
         routes.add_provider(provider);
         routes.add_model("default", &["p/m".to_owned()], false).unwrap();
-        Self { handler: ChatHandler::new(routes), told: Arc::default() }
+        Self { handler: ChatHandler::new(routes, Agents::default()), told: Arc::default() }
     }
 
     async fn run(&self, input: Value) -> Result<Output, HandlerError> {
@@ -428,4 +429,25 @@ fn check_names_an_unknown_model() {
     let input = RawValue::from_string(r#"{"prompt":"a","model":"x"}"#.into()).unwrap();
     let error = client.handler.check(&input).unwrap_err();
     assert_eq!(error, "input.model: there is no model 'x': give default, or PROVIDER/MODEL");
+}
+
+#[test]
+fn an_agent_stands_in_for_what_is_missing() {
+    let mut client = Client::new(provider(String::new()));
+    let model = |name: &str| Some(name.to_owned());
+    client.handler.agents.add("direct", Agent { model: model("p/x"), prompt: None });
+    client.handler.agents.add("lost", Agent { model: model("fast"), prompt: None });
+    let needs = |input: Value| client.handler.needs(&raw(input.to_string()));
+    let direct = needs(json!({"prompt": "a", "agent": "direct"})).unwrap();
+    assert_eq!((direct.gate.as_str(), direct.agent.as_deref()), ("p:p", Some("direct")));
+    let own = needs(json!({"prompt": "a", "agent": "lost", "model": "default"})).unwrap();
+    assert_eq!((own.gate.as_str(), own.agent.as_deref()), ("m:default", Some("lost")));
+    for (agent, error) in [
+        ("lost", "agents.lost.model: there is no model 'fast': give default, or PROVIDER/MODEL"),
+        ("x", "input.agent: there is no agent 'x': give one of direct, lost"),
+    ] {
+        assert_eq!(needs(json!({"prompt": "a", "agent": agent})).unwrap_err(), error);
+    }
+    let error = needs(json!({"prompt": "a", "agent": "direct", "model": "x"})).unwrap_err();
+    assert!(error.starts_with("input.model: "), "{error}");
 }

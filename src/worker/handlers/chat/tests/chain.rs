@@ -36,7 +36,10 @@ impl Chained {
             targets.push(format!("{name}/m"));
         }
         routes.add_model("default", &targets, buffer_first).unwrap();
-        let handler = ChatHandler::new(routes);
+        let mut agents = Agents::default();
+        let prompt = Some("Be kind.".to_owned());
+        agents.add("host", Agent { model: None, prompt });
+        let handler = ChatHandler::new(routes, agents);
         Self { handler, closed: Vec::new(), attempt: 1, calls_max: 3, cached: None }
     }
 
@@ -210,7 +213,10 @@ async fn each_provider_gets_the_request_as_it_was() {
     let (_, body) = request.split_once("\r\n\r\n").unwrap();
     let expected = json!({
         "model": "m", "stream": true, "stream_options": {"include_usage": true},
-        "messages": [{"role": "user", "content": "x"}],
+        "messages": [
+            {"role": "system", "content": "Be kind."},
+            {"role": "user", "content": "x"},
+        ],
     });
     assert_eq!(serde_json::from_str::<Value>(body).unwrap(), expected);
 }
