@@ -379,6 +379,16 @@ fn the_starter_loads_and_so_does_all_that_it_comments_out() {
 }
 
 #[test]
+fn the_examples_are_clean() {
+    let examples = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/examples")).unwrap();
+    let paths = examples.map(|entry| entry.unwrap().path());
+    for path in paths.filter(|path| path.extension().is_some_and(|kind| kind == "toml")) {
+        let loaded = load(&file(&std::fs::read_to_string(&path).unwrap())).unwrap();
+        assert!(loaded.warnings.is_empty(), "{}: {:?}", path.display(), loaded.warnings);
+    }
+}
+
+#[test]
 fn the_effective_values_are_shown_with_their_origins() {
     let loaded = load(&file(EXAMPLE)).unwrap();
     let lines: Vec<_> = show(&loaded)
