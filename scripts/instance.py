@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import uuid
 from pathlib import Path
 
@@ -77,6 +78,28 @@ class Daemon:
 
     def __exit__(self, *_):
         self.stop()
+
+
+class Model:
+    """A `forq sim-llm` on a free port."""
+
+    def __init__(self, *options, program: Path = FORQ):
+        command = [program, "sim-llm", "--listen", "127.0.0.1:0", *map(str, options)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        # Where its API begins: http://…/v1
+        self.url = self.process.stdout.readline().strip().removeprefix("listening on ")
+
+    def stats(self) -> dict:
+        """What it saw of its clients."""
+        with urllib.request.urlopen(self.url.removesuffix("/v1") + "/sim/stats") as answer:
+            return json.load(answer)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
 
 
 def new_task(kind: str, task_input: dict) -> dict:
