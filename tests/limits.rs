@@ -385,3 +385,23 @@ fn closes(model: &Model, by: &str) {
         (number(&model.stats(), "/open_requests") == 0).then_some(())
     });
 }
+
+/// The server saw them, and counts them: whoever cuts calls short gets no more of them.
+#[test]
+fn calls_that_are_cut_short_count() {
+    let model = quick(0);
+    let daemon = Daemon::start(&provider("sim", &model.url, "rpm = 3"));
+    let task = json!({ "kind": "chat", "input": { "prompt": "a", "model": "sim/fault-hang" },
+        "timeout": "200ms", "max_attempts": 1 });
+    let ids = daemon.submit_all(&vec![task; 6]);
+    eventually_eq(3, || count(&daemon, "failed"));
+    for id in ids.iter().filter(|id| daemon.state(id) == "queued") {
+        daemon.ok(&["cancel", id]);
+    }
+    let cancelled = daemon.submit("chat", &json!({ "prompt": "b", "model": "sim/m" }), &[]);
+    let waits = daemon.task(&cancelled);
+    assert_eq!(waits["waiting_reason"], "sim: its 3 requests a minute are used up", "{waits}");
+    assert_eq!(waits["position"], 1, "those before it were cancelled: {waits}");
+    assert_eq!(number(&model.stats(), "/requests"), 3);
+    assert_eq!(number(&daemon.json(&["info"])["providers"][0], "/rpm_used"), 3);
+}

@@ -103,6 +103,9 @@ impl Core {
 
     /// Takes in a task's move that holds.
     fn moved(&mut self, moved: &Moved) {
+        if let Some(gone) = &moved.gone {
+            self.queues.remove(gone);
+        }
         self.requeue(moved);
         self.tell_moved(moved, None);
     }

@@ -170,7 +170,7 @@ impl Core {
         if let Some(answer) = &state.reused {
             return vec![Self::paid_for_answer(answer)];
         }
-        let made = state.calls.iter().filter(|call| call.outcome != CallOutcome::Abandoned);
+        let made = state.calls.iter().filter(|call| call.outcome != CallOutcome::NotMade);
         made.map(|call| self.paid_for(call)).collect()
     }
 

@@ -263,6 +263,17 @@ impl Queues {
         Some(Ready { queue: name.clone(), priority, ord, seq, solo, needs })
     }
 
+    /// Forgets a task that was ready and is cancelled.
+    pub(crate) fn remove(&mut self, ready: &Ready) {
+        let group = self.group(&ready.queue, ready.priority, &ready.needs.gate);
+        if group.window.remove(&ready.ord).is_none() && group.horizon.is_some() {
+            group.beyond = group.beyond.saturating_sub(1);
+        }
+        let queue = self.queue(&ready.queue);
+        queue.tidy();
+        self.forget_if_empty(&ready.queue);
+    }
+
     /// Puts back a task that was taken and not started.
     pub(crate) fn put_back(&mut self, ready: &Ready) {
         self.ended(&ready.queue);
@@ -278,10 +289,15 @@ impl Queues {
     pub(crate) fn ended(&mut self, name: &str) {
         if let Some(queue) = self.queues.get_mut(name) {
             queue.running = queue.running.saturating_sub(1);
-            // Names come from strangers: what is empty is forgotten.
-            if queue.running == 0 && queue.is_empty() && !queue.paused {
-                self.queues.remove(name);
-            }
+            self.forget_if_empty(name);
+        }
+    }
+
+    /// Names come from strangers: what is empty is forgotten.
+    fn forget_if_empty(&mut self, name: &str) {
+        let queue = self.queues.get(name);
+        if queue.is_some_and(|queue| queue.running == 0 && queue.is_empty() && !queue.paused) {
+            self.queues.remove(name);
         }
     }
 
@@ -559,6 +575,22 @@ mod tests {
         assert_eq!(queues.pop(0, &mut |_, _| true), None);
         queues.pause(None, false);
         assert_eq!(queues.pop(0, &mut |_, _| true).unwrap().seq, 2);
+    }
+
+    #[test]
+    fn a_task_that_is_cancelled_is_ahead_of_nobody() {
+        let mut queues = Queues::default();
+        let tasks: Vec<Ready> = (1..=4).map(|seq| ready("default", 5, 0, seq)).collect();
+        tasks.iter().for_each(|task| queues.push(task));
+        let last = place(tasks[3].ord, 5);
+        assert_eq!(queues.ahead(last, |_| true), 3);
+        queues.remove(&tasks[1]);
+        queues.remove(&tasks[1]);
+        assert_eq!(queues.ahead(last, |_| true), 2);
+        assert_eq!(drain(&mut queues, 0), [1, 3, 4]);
+        queues.push(&tasks[0]);
+        queues.remove(&tasks[0]);
+        assert!(queues.queues.is_empty(), "names are forgotten");
     }
 
     proptest! {

@@ -37,7 +37,8 @@ pub(crate) fn after_failure(
     if !error.retryable || charged >= facts.max_attempts || facts.starts >= STARTS_MAX {
         return Next::Failed { error };
     }
-    let pause = pause(facts.id, charged, backoff).max(retry_after.unwrap_or_default());
+    let jitter = if error.kind == ErrorKind::Provider { Jitter::Full } else { Jitter::Half };
+    let pause = pause(facts.id, charged, backoff, jitter).max(retry_after.unwrap_or_default());
     let due_at_ms = now_ms.saturating_add(i64::try_from(pause.as_millis()).unwrap_or(i64::MAX));
     Next::RetryAt { due_at_ms, charged, error }
 }
@@ -88,13 +89,25 @@ pub(crate) fn loss_message(cause: &Cause) -> String {
     }
 }
 
+/// Over how much of a pause tasks are spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Jitter {
+    /// All of it: what spares a provider most, to which they all return.
+    Full,
+    /// The upper half.
+    Half,
+}
+
 /// The pause before the attempt after `failures` failures: doubling, and each task at its own
-/// place in the upper half of it, so that tasks that failed together do not return together. The
-/// id is random enough for that, and gives the same pause to a broker that has to ask again.
-fn pause(id: TaskId, failures: u32, backoff: Backoff) -> Duration {
+/// place in it, so that tasks that failed together do not return together. The id is random enough
+/// for that, and gives the same pause to a broker that has to ask again.
+fn pause(id: TaskId, failures: u32, backoff: Backoff, jitter: Jitter) -> Duration {
     let doubled = backoff.first.saturating_mul(1 << (failures - 1).min(20)).min(backoff.max);
-    let random = id.0.as_u64_pair().1.rotate_left(failures);
-    doubled.mul_f64(0.5 + (random % 1024) as f64 / 2048.0)
+    let random = id.0.as_u64_pair().1.rotate_left(failures) % 1024;
+    doubled.mul_f64(match jitter {
+        Jitter::Full => random as f64 / 1024.0,
+        Jitter::Half => 0.5 + random as f64 / 2048.0,
+    })
 }
 
 #[cfg(test)]
@@ -140,8 +153,10 @@ mod tests {
     fn the_pause_doubles_within_its_bounds() {
         for failures in 1..40 {
             let full = BACKOFF.first.saturating_mul(1 << (failures - 1).min(20)).min(BACKOFF.max);
-            let pause = pause(TaskId::new(), failures, BACKOFF);
-            assert!(pause >= full / 2 && pause < full, "{failures}: {pause:?} of {full:?}");
+            let id = TaskId::new();
+            let half = pause(id, failures, BACKOFF, Jitter::Half);
+            assert!(half >= full / 2 && half < full, "{failures}: {half:?} of {full:?}");
+            assert!(pause(id, failures, BACKOFF, Jitter::Full) < full);
         }
     }
 

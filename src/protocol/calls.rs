@@ -85,6 +85,9 @@ pub enum CallOutcome {
     Failed,
     /// The server is well and the request was not to its liking: any other 4xx.
     Refused,
-    /// Nobody waited for the end: a cancel, or a call that was never made.
+    /// Nobody waited for the end: a cancel, or the task's own time limit. The server may have done
+    /// its work.
     Abandoned,
+    /// It was never sent.
+    NotMade,
 }

@@ -180,7 +180,7 @@ fn between_worker_and_broker() {
     );
     lines.check("link::CallOutcome", &{
         use calls::CallOutcome::*;
-        [Succeeded, Failed, Refused, Abandoned]
+        [Succeeded, Failed, Refused, Abandoned, NotMade]
     });
     lines.check("link::Outcome", &outcomes());
     lines.check("link::EventBody", &[text, data]);

@@ -126,7 +126,7 @@ impl Calls {
                 state.held.insert(first.permit, first.clone());
                 return Ok(first);
             }
-            state.settle(self.0.run, first, CallOutcome::Abandoned, Report::default());
+            state.settle(self.0.run, first, CallOutcome::NotMade, Report::default());
         }
         let Some(wake) = &self.0.wake else {
             let server = servers.first().cloned().unwrap_or_default();
@@ -156,7 +156,7 @@ impl Calls {
             None => Some(answered.result),
         };
         if let Some(Ok(grant)) = unheard {
-            self.settle(grant, CallOutcome::Abandoned, Report::default());
+            self.settle(grant, CallOutcome::NotMade, Report::default());
         }
     }
 
@@ -306,7 +306,7 @@ mod tests {
         calls.answered(answer(8));
         let permit = waits.await.ok().unwrap();
         calls.answered(answer(9));
-        assert_eq!(outcome(&unsent(&calls)[0]), (9, CallOutcome::Abandoned), "one is enough");
+        assert_eq!(outcome(&unsent(&calls)[0]), (9, CallOutcome::NotMade), "one is enough");
         drop(permit);
         assert_eq!(outcome(&unsent(&calls)[0]), (8, CallOutcome::Abandoned));
     }
@@ -317,10 +317,10 @@ mod tests {
         let servers = names(&["b"]);
         let mut waits = Box::pin(calls.permit(&servers, 5));
         assert!(waits.as_mut().now_or_never().is_none());
-        assert_eq!(outcome(&unsent(&calls)[0]), (1, CallOutcome::Abandoned), "the wrong one");
+        assert_eq!(outcome(&unsent(&calls)[0]), (1, CallOutcome::NotMade), "the wrong one");
         drop(waits);
         calls.answered(Answered { run: RUN, number: 1, result: Ok(grant(2, "b")) });
-        assert_eq!(outcome(&unsent(&calls)[0]), (2, CallOutcome::Abandoned));
+        assert_eq!(outcome(&unsent(&calls)[0]), (2, CallOutcome::NotMade));
         assert_eq!(calls.reconnected(), []);
     }
 

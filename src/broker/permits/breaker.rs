@@ -103,7 +103,7 @@ impl Breaker {
                         self.facts = Facts::default();
                     }
                     CallOutcome::Failed => self.fail(now_ms),
-                    CallOutcome::Abandoned => {}
+                    CallOutcome::Abandoned | CallOutcome::NotMade => {}
                 }
             }
             return;
@@ -111,7 +111,7 @@ impl Breaker {
         match outcome {
             CallOutcome::Succeeded => self.facts.failures = 0,
             CallOutcome::Failed => self.fail(now_ms),
-            CallOutcome::Refused | CallOutcome::Abandoned => {}
+            CallOutcome::Refused | CallOutcome::Abandoned | CallOutcome::NotMade => {}
         }
     }
 

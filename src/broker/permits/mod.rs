@@ -32,7 +32,7 @@ use meter::{Meter, slot_at};
 const PERMIT_MS_SHIFT: u32 = 20;
 
 /// All of them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Permits {
     servers: BTreeMap<String, Server>,
     meters: BTreeMap<String, Meter>,
@@ -175,7 +175,7 @@ impl Permits {
     pub(crate) fn settle(&mut self, settled: &Settled, now_ms: i64) {
         let Some(held) = self.held.remove(&settled.grant.permit) else { return };
         let used = settled.usage.map(|usage| usage.total_tokens);
-        let made = settled.outcome != CallOutcome::Abandoned || used.is_some();
+        let made = settled.outcome != CallOutcome::NotMade;
         self.put_right(&held, made, used, now_ms);
         let Some(server) = self.servers.get_mut(&held.server) else { return };
         let before = server.facts();

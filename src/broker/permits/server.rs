@@ -49,7 +49,7 @@ impl Server {
     /// When it is in service again, if only time is missing.
     pub(crate) fn opens_at(&self, now_ms: i64) -> Option<i64> {
         let breaker = self.breaker.facts().open_until_ms.filter(|until_ms| *until_ms > now_ms);
-        [self.shut_until(now_ms), breaker].into_iter().flatten().min()
+        self.shut_until(now_ms).max(breaker)
     }
 
     /// Why it is not called, one sentence.

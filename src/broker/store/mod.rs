@@ -288,6 +288,8 @@ pub(crate) struct Moved {
     pub(crate) state: State,
     /// This task, if it is ready again.
     pub(crate) ready: Option<Ready>,
+    /// Where this task stood, if it was ready and is no more.
+    pub(crate) gone: Option<Box<Ready>>,
     /// The next one of its lane, if its turn has come and it is ready.
     pub(crate) released: Option<Ready>,
     /// When this task, or the next one of its lane, can become ready.

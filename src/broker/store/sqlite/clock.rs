@@ -27,6 +27,7 @@ impl Sqlite {
                 id,
                 state: State::Queued,
                 ready: Some(ready),
+                gone: None,
                 released: None,
                 due_at_ms: None,
             });

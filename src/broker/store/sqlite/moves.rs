@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension, Row};
 use super::look::{id_of, state_of};
 use super::{READY_COLUMNS, Sqlite, code, ready_at, ready_of};
 use crate::broker::store::{
-    Cancelled, Claim, Claimed, Clear, End, Facts, Moved, Next, Retried, StoreError,
+    Cancelled, Claim, Claimed, Clear, End, Facts, Moved, Next, Ready, Retried, StoreError,
 };
 use crate::protocol::link::{Run, Seq};
 use crate::task::{ErrorKind, State, TaskError, TaskId};
@@ -184,8 +184,14 @@ impl Sqlite {
 
     /// What a change to `state` moves besides the task itself: the next one of its lane.
     fn moved(&mut self, before: Before, state: State, now_ms: i64) -> Result<Moved, StoreError> {
-        let mut moved =
-            Moved { id: before.id, state, ready: None, released: None, due_at_ms: None };
+        let mut moved = Moved {
+            id: before.id,
+            state,
+            ready: None,
+            gone: None,
+            released: None,
+            due_at_ms: None,
+        };
         let held_its_lane = before.state != State::Blocked;
         if let Some(lane) = before.lane.filter(|_| state.is_final() && held_its_lane) {
             self.release_lane(&lane, now_ms, &mut moved)?;
@@ -288,7 +294,17 @@ impl Sqlite {
             )?
             .execute((before.seq, now_ms, to_json(&error)))?;
         self.count(&before.queue, Some(before.state), State::Cancelled);
-        self.moved(before, State::Cancelled, now_ms)
+        let gone = match before.state {
+            State::Queued => Some(Box::new(self.ready(before.seq)?)),
+            _ => None,
+        };
+        Ok(Moved { gone, ..self.moved(before, State::Cancelled, now_ms)? })
+    }
+
+    /// A task as the queue knows it.
+    fn ready(&self, seq: Seq) -> Result<Ready, StoreError> {
+        let sql = format!("SELECT {READY_COLUMNS} FROM tasks WHERE seq = ?1");
+        Ok(self.db.prepare_cached(&sql)?.query_row([seq], ready_of)?)
     }
 
     /// Cancels one task that expired; its place in a lane goes to the next.

@@ -95,7 +95,7 @@ impl Store for Fake {
     fn end(&mut self, end: &End) -> Result<Option<Moved>, StoreError> {
         self.step(format!("end {}", end.run.seq))?;
         let (id, state) = (id_of(end.run.seq), end.next.state());
-        Ok(Some(Moved { id, state, ready: None, released: None, due_at_ms: None }))
+        Ok(Some(Moved { id, state, ready: None, gone: None, released: None, due_at_ms: None }))
     }
 
     fn cancel(&mut self, _id: TaskId, _now_ms: i64) -> Result<Option<Cancelled>, StoreError> {

@@ -45,7 +45,7 @@ impl Verdict {
         Self { retryable: false, goes_on: true, outcome: CallOutcome::Failed };
     /// The call could not be made, so it says nothing of the server.
     pub(super) const NOT_CALLED: Self =
-        Self { retryable: false, goes_on: true, outcome: CallOutcome::Abandoned };
+        Self { retryable: false, goes_on: true, outcome: CallOutcome::NotMade };
     /// The request is to nobody's liking.
     pub(super) const BAD_REQUEST: Self =
         Self { retryable: false, goes_on: false, outcome: CallOutcome::Refused };

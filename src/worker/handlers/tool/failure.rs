@@ -72,13 +72,13 @@ pub(super) fn transport(key: Option<&SecretString>, error: reqwest::Error) -> Fa
 /// service.
 pub(super) fn not_called(key: Option<&SecretString>, error: reqwest::Error) -> Failure {
     let what = format!("cannot be asked from here: {}", repeated(key, &sentence(error)));
-    Failure { outcome: CallOutcome::Abandoned, retryable: false, ..Failure::passing(what) }
+    Failure { outcome: CallOutcome::NotMade, retryable: false, ..Failure::passing(what) }
 }
 
 /// Its key cannot be sent.
 pub(super) fn bad_key() -> Failure {
     let what = "has an API key that no header can carry".to_owned();
-    Failure { outcome: CallOutcome::Abandoned, retryable: false, ..Failure::passing(what) }
+    Failure { outcome: CallOutcome::NotMade, retryable: false, ..Failure::passing(what) }
 }
 
 /// The tool's time limit passed.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use super::*;
-use crate::protocol::calls::CallOutcome::{Abandoned, Failed, Refused, Succeeded};
+use crate::protocol::calls::CallOutcome::{Failed, NotMade, Refused, Succeeded};
 use crate::protocol::calls::{Answered, Begin, CallOutcome, Grant, Settled};
 use crate::protocol::link::{Run, Start, ToBroker};
 use crate::worker::calls::Calls;
@@ -182,7 +182,7 @@ async fn what_another_provider_may_mend_goes_on() {
 async fn what_cannot_be_called_goes_on() {
     let bad_key = Provider { api_key: Some("a\nb".into()), ..absent().await };
     for (first, outcome) in
-        [(absent().await, Failed), (provider("no url".into()), Abandoned), (bad_key, Abandoned)]
+        [(absent().await, Failed), (provider("no url".into()), NotMade), (bad_key, NotMade)]
     {
         let came = Chained::new(vec![first, plays(says("well")).await], false).chat().await;
         assert_eq!(came.outcomes(), [("a", outcome), ("b", Succeeded)]);
