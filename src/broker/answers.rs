@@ -105,6 +105,9 @@ impl Core {
     fn moved(&mut self, moved: &Moved) {
         if let Some(gone) = &moved.gone {
             self.queues.remove(gone);
+            if let Some(key) = gone.needs.cache_key {
+                self.land(key, gone.seq, None);
+            }
         }
         self.requeue(moved);
         self.tell_moved(moved, None);

@@ -69,6 +69,8 @@ pub(crate) struct Answers {
 
 struct Flight {
     leader: Seq,
+    /// Leaders that found no answer.
+    failures: u32,
     waiting: Vec<Ready>,
 }
 
@@ -104,6 +106,11 @@ impl Answers {
         }
     }
 
+    /// Whether this task goes to find the answer.
+    pub(crate) fn is_leader(&self, key: Key, seq: Seq) -> bool {
+        self.flights.get(&key).is_some_and(|flight| flight.leader == seq)
+    }
+
     /// What is known of a request.
     pub(crate) fn look(&self, key: Key, now_ms: i64) -> Known {
         match self.kept.get(&key).filter(|answer| answer.fresh_until_ms > now_ms) {
@@ -121,7 +128,8 @@ impl Answers {
     /// A task goes to find the answer. With one on its way already it goes by itself.
     pub(crate) fn lead(&mut self, key: Key, leader: Seq) {
         self.counts.misses += 1;
-        self.flights.entry(key).or_insert(Flight { leader, waiting: Vec::new() });
+        let (failures, waiting) = (0, Vec::new());
+        self.flights.entry(key).or_insert(Flight { leader, failures, waiting });
     }
 
     /// A task waits for the answer of the one that is on its way. False if too many wait already.
@@ -141,14 +149,25 @@ impl Answers {
         self.kept.insert(key, Arc::new(answer));
     }
 
-    /// The task that went to find the answer is over, with or without one: those who waited.
-    pub(crate) fn land(&mut self, key: Key, leader: Seq) -> Vec<Ready> {
+    /// The task that went to find the answer is over: those who may go now. With an answer that is
+    /// everybody. Without one the first of those who waited goes to find it, and more each time,
+    /// by themselves: what fails for one may fail for all, one after the other, or for none.
+    pub(crate) fn land(&mut self, key: Key, leader: Seq, now_ms: i64) -> Vec<Ready> {
         if self.flights.get(&key).is_none_or(|flight| flight.leader != leader) {
             return Vec::new();
         }
-        let waiting = self.flights.remove(&key).map(|flight| flight.waiting).unwrap_or_default();
-        self.waiting -= waiting.len();
-        waiting
+        let Some(mut flight) = self.flights.remove(&key) else { return Vec::new() };
+        let answered = matches!(self.look(key, now_ms), Known::Answer(_));
+        let count = if answered { flight.waiting.len() } else { 1 << flight.failures.min(16) };
+        let rest = flight.waiting.split_off(count.min(flight.waiting.len()));
+        self.waiting -= flight.waiting.len();
+        let mut going = flight.waiting;
+        if let Some(first) = going.first().filter(|_| !answered) {
+            let (leader, failures) = (first.seq, flight.failures + 1);
+            self.flights.insert(key, Flight { leader, failures, waiting: rest });
+            going.iter_mut().skip(1).for_each(|ready| ready.needs.cache_refresh = true);
+        }
+        going
     }
 
     /// Forgets every answer: memory is short.
@@ -203,6 +222,11 @@ mod tests {
         assert!(answers.stale(1).is_none());
     }
 
+    fn land(answers: &mut Answers, leader: Seq) -> Vec<(Seq, bool)> {
+        let going = answers.land(1, leader, 0);
+        going.iter().map(|ready| (ready.seq, ready.needs.cache_refresh)).collect()
+    }
+
     #[test]
     fn equal_requests_wait_for_one() {
         let mut answers = Answers::new(1 << 20);
@@ -210,22 +234,36 @@ mod tests {
         answers.lead(1, 1);
         assert!(matches!(answers.look(1, 0), Known::UnderWay));
         assert!(answers.join(1, &ready(2)) && answers.join(1, &ready(3)));
-        assert!(answers.land(1, 9).is_empty(), "another one's end");
-        let waited: Vec<Seq> = answers.land(1, 1).iter().map(|ready| ready.seq).collect();
-        assert_eq!(waited, [2, 3]);
-        assert!(answers.land(1, 1).is_empty());
+        assert!(land(&mut answers, 9).is_empty(), "another one's end");
+        answers.keep(1, answer("x", 1000));
+        assert_eq!(land(&mut answers, 1), [(2, false), (3, false)]);
+        assert!(land(&mut answers, 1).is_empty());
         assert_eq!(answers.counts, Counts { hits: 0, misses: 1, shared: 2 });
     }
 
     #[test]
+    fn when_none_comes_more_go_each_time() {
+        let mut answers = Answers::new(1 << 20);
+        answers.lead(1, 1);
+        (2..=8).for_each(|seq| assert!(answers.join(1, &ready(seq))));
+        assert_eq!(land(&mut answers, 1), [(2, false)]);
+        assert!(answers.is_leader(1, 2) && matches!(answers.look(1, 0), Known::UnderWay));
+        assert_eq!(land(&mut answers, 2), [(3, false), (4, true)], "the second by itself");
+        assert_eq!(land(&mut answers, 3), [(5, false), (6, true), (7, true), (8, true)]);
+        assert!(land(&mut answers, 5).is_empty() && answers.flights.is_empty());
+        assert_eq!(answers.waiting, 0);
+    }
+
+    #[test]
     fn too_many_do_not_wait() {
-        let mut answers = Answers::new(0);
+        let mut answers = Answers::new(1 << 20);
         answers.lead(1, 0);
         for seq in 1..=WAITING_TASKS_MAX as i64 {
             assert!(answers.join(1, &ready(seq)));
         }
         assert!(!answers.join(1, &ready(-1)));
-        assert_eq!(answers.land(1, 0).len(), WAITING_TASKS_MAX);
+        answers.keep(1, answer("x", 1000));
+        assert_eq!(land(&mut answers, 0).len(), WAITING_TASKS_MAX);
         answers.lead(1, 0);
         assert!(answers.join(1, &ready(1)));
     }

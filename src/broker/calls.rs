@@ -1,7 +1,8 @@
 //! Calls of running attempts: who may make one now, and what came of it.
 
-use crate::protocol::calls::{Answered, Ask, CallOutcome, Grant, Settled};
+use crate::protocol::calls::{Answered, Ask, CALL_TOKENS_MAX, CallOutcome, Grant, Settled};
 use crate::protocol::link::{Run, ToWorker};
+use crate::task::Usage;
 
 use super::pending::Pending;
 use super::queue::place;
@@ -21,8 +22,10 @@ impl Core {
     /// The permits of a worker's attempts.
     pub(super) fn permits_of(&self, serial: u64) -> Vec<(Run, u64)> {
         let mine = self.runs.values().filter(|state| state.serial == serial);
-        mine.flat_map(|state| state.permits.iter().map(|permit| (state.facts.run, *permit)))
-            .collect()
+        let held =
+            mine.flat_map(|state| state.permits.iter().map(|permit| (state.facts.run, *permit)));
+        // Those that are yet to be told are told on whatever connection there is then.
+        held.filter(|(_, permit)| !self.pending.answers(*permit)).collect()
     }
 
     /// A worker says which permits it holds: first of all, on a new connection.
@@ -43,7 +46,7 @@ impl Core {
             let owned = self
                 .runs
                 .get_mut(&run.seq)
-                .filter(|state| state.serial == serial && state.facts.run == run);
+                .filter(|state| state.serial == serial && state.facts.run == run && !state.ending);
             // Of an attempt that is not its any more: its cancel is on the way.
             let Some(state) = owned else { continue };
             self.permits.hold(&grant);
@@ -55,7 +58,8 @@ impl Core {
     }
 
     /// A running attempt wants to call.
-    pub(super) fn asks_to_call(&mut self, serial: u64, ask: Ask) {
+    pub(super) fn asks_to_call(&mut self, serial: u64, mut ask: Ask) {
+        ask.tokens = ask.tokens.min(CALL_TOKENS_MAX);
         let known = self.runs.get(&ask.run.seq);
         let Some(state) = known.filter(|state| state.serial == serial && !state.ending) else {
             return;
@@ -113,7 +117,13 @@ impl Core {
     }
 
     /// A call has ended.
-    pub(super) fn settled(&mut self, serial: u64, settled: Settled) {
+    pub(super) fn settled(&mut self, serial: u64, mut settled: Settled) {
+        // As the server has it, who may say anything.
+        settled.usage = settled.usage.map(|usage| Usage {
+            prompt_tokens: usage.prompt_tokens.min(CALL_TOKENS_MAX),
+            completion_tokens: usage.completion_tokens.min(CALL_TOKENS_MAX),
+            total_tokens: usage.total_tokens.min(CALL_TOKENS_MAX),
+        });
         self.permits.settle(&settled, now_ms());
         self.remember_permits();
         let known = self.runs.get_mut(&settled.run.seq);

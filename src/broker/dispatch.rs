@@ -84,6 +84,11 @@ impl Core {
             });
             let Some(serial) = empty else { break };
             let Some(ready) = self.solo.pop_front() else { break };
+            if !self.permits.admits(&ready.needs.gate, ready.needs.tokens, now_ms) {
+                // It would hold a whole worker until its gate opens again.
+                self.queues.put_back(&ready);
+                continue;
+            }
             if let Some(worker) = self.workers.get_mut(&serial) {
                 worker.solo = true;
             }

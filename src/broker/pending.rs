@@ -113,6 +113,16 @@ impl PendingOps {
         self.ops.is_empty()
     }
 
+    /// Whether this permit is about to be told to its asker.
+    pub(super) fn answers(&self, permit: u64) -> bool {
+        self.ops.iter().flatten().any(|pending| match pending {
+            Pending::Answered { answered, .. } => {
+                answered.result.as_ref().is_ok_and(|grant| grant.permit == permit)
+            }
+            _ => false,
+        })
+    }
+
     /// Claims on their way, each as the worker it is for.
     pub(super) fn claims(&self) -> impl Iterator<Item = u64> {
         self.ops.iter().flatten().filter_map(|pending| match pending {

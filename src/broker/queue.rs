@@ -313,6 +313,11 @@ impl Queues {
         }
     }
 
+    /// Whether one more task of this queue may run.
+    pub(crate) fn may_run(&self, queue: &str) -> bool {
+        !self.all_paused && self.queues.get(queue).is_none_or(Queue::may_run)
+    }
+
     /// Whether dispatch from this queue is stopped.
     pub(crate) fn is_paused(&self, queue: &str) -> bool {
         self.all_paused || self.queues.get(queue).is_some_and(|queue| queue.paused)

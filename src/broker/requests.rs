@@ -6,6 +6,7 @@ use std::rc::Rc;
 use serde_json::value::RawValue;
 use tokio::task::spawn_local;
 
+use crate::protocol::calls::CALL_TOKENS_MAX;
 use crate::protocol::control::{
     Change, ListFilter, QueueCounts, Refusal, RefusalKind, Reply, Request,
 };
@@ -139,7 +140,8 @@ impl Core {
             }
         }
         task.needs = self.registry.needs(&task.kind, &task.input)?;
-        if super::reuse::lives(&self.config, &task.needs.gate).0.is_zero() {
+        task.needs.tokens = task.needs.tokens.min(CALL_TOKENS_MAX);
+        if !super::reuse::keeps(&self.config, &task.needs.gate) {
             task.needs.cache_key = None;
         }
         let agent = task.needs.agent.as_ref().and_then(|agent| self.config.agents.get(agent));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cache::{Answer, Key, Known};
+use super::queue::WINDOW_TASKS_MAX;
 use super::store::{Paid, Ready};
 use super::{Core, now_ms};
 use crate::config::Config;
@@ -21,7 +22,9 @@ impl Core {
     pub(super) fn make_ready(&mut self, ready: &Ready) {
         let known = self.key_of(ready).map(|key| self.answers.look(key, now_ms()));
         match known {
-            Some(Known::Answer(_)) if !self.queues.is_paused(&ready.queue) => {
+            Some(Known::Answer(_))
+                if self.queues.may_run(&ready.queue) && self.answered.len() < WINDOW_TASKS_MAX =>
+            {
                 self.answered.push_back(ready.clone());
             }
             _ => self.queues.push(ready),
@@ -33,7 +36,7 @@ impl Core {
         while let Some(ready) = self.answered.pop_front() {
             let known = self.key_of(&ready).map(|key| self.answers.look(key, now_ms));
             match known {
-                Some(Known::Answer(answer)) if !self.queues.is_paused(&ready.queue) => {
+                Some(Known::Answer(answer)) if self.queues.may_run(&ready.queue) => {
                     self.queues.runs(&ready.queue);
                     return Some(Next { ready, answer: Some(answer) });
                 }
@@ -48,6 +51,9 @@ impl Core {
             };
             match self.answers.look(key, now_ms) {
                 Known::Answer(answer) => return Some(Next { ready, answer: Some(answer) }),
+                Known::UnderWay if self.answers.is_leader(key, ready.seq) => {
+                    return Some(Next { ready, answer: None });
+                }
                 Known::UnderWay if self.answers.join(key, &ready) => {
                     self.queues.ended(&ready.queue);
                 }
@@ -74,12 +80,18 @@ impl Core {
 
     /// Under which its answer would be found.
     fn key_of(&self, ready: &Ready) -> Option<Key> {
-        ready.needs.cache_key.filter(|_| !ready.needs.cache_refresh && !ready.solo)
+        self.kept_key(ready).filter(|_| !ready.needs.cache_refresh && !ready.solo)
+    }
+
+    /// Under which its answer will be kept: nobody waits for one that will not be.
+    fn kept_key(&self, ready: &Ready) -> Option<Key> {
+        let keeps = |_: &Key| keeps(&self.config, &ready.needs.gate);
+        ready.needs.cache_key.filter(keeps)
     }
 
     /// A task goes without an answer: equal ones wait for its.
     pub(super) fn lead(&mut self, ready: &Ready) {
-        if let Some(key) = ready.needs.cache_key {
+        if let Some(key) = self.kept_key(ready) {
             self.answers.lead(key, ready.seq);
         }
     }
@@ -113,7 +125,7 @@ impl Core {
         if let Some(answer) = answer {
             self.answers.keep(key, answer);
         }
-        for ready in self.answers.land(key, leader) {
+        for ready in self.answers.land(key, leader, now_ms()) {
             self.make_ready(&ready);
         }
     }
@@ -123,6 +135,11 @@ impl Core {
         let (server, model) = (answer.server.clone(), answer.model.clone());
         Paid { server, model, cached: true, ..Paid::default() }
     }
+}
+
+/// Whether answers that come through this gate are kept at all.
+pub(super) fn keeps(config: &Config, gate: &str) -> bool {
+    config.cache.bytes_max > 0 && !lives(config, gate).0.is_zero()
 }
 
 /// How long an answer that came through this gate stands for a call, and how much longer it may

@@ -282,6 +282,7 @@ fn permits_of(config: &Config, found: &Found) -> Permits {
     for claim in &found.claims {
         permits.await_worker(claim.owner.serial);
     }
+    permits.forget_probes();
     permits
 }
 

@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::link::{Run, Start};
 use crate::task::Usage;
 
+/// Tokens that one call may be counted for: what a request or a server says beyond that is nonsense,
+/// and sums of it must stay in their range.
+pub const CALL_TOKENS_MAX: u64 = 1 << 40;
+
 /// An attempt to start, with what it may call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Begin {

@@ -171,12 +171,15 @@ impl Calls {
     /// sent again.
     pub(super) fn reconnected(&self) -> Vec<(Run, Grant)> {
         let mut state = self.lock();
+        // Their calls have ended, but no broker knows: it takes them in before their ends.
+        let untold: Vec<Grant> =
+            state.settled[state.settled_sent..].iter().map(|end| end.grant.clone()).collect();
         state.settled_sent = 0;
         state.asks.values_mut().for_each(|asked| asked.sent = false);
         if let Some(wake) = self.0.wake.as_ref().filter(|_| state.has_unsent()) {
             wake.calls(self.0.run);
         }
-        let held = state.first.iter().chain(state.held.values());
+        let held = state.first.iter().chain(state.held.values()).chain(&untold);
         held.map(|grant| (self.0.run, grant.clone())).collect()
     }
 
@@ -283,6 +286,7 @@ mod tests {
         assert_eq!(permit.server(), "a");
         assert_eq!(calls.reconnected(), [(RUN, grant(1, "a"))]);
         permit.settle(CallOutcome::Failed, Report::default());
+        assert_eq!(calls.reconnected(), [(RUN, grant(1, "a"))], "no broker knows of its end");
         for _ in 0..2 {
             let told = unsent(&calls);
             assert_eq!(told.iter().map(outcome).collect::<Vec<_>>(), [(1, CallOutcome::Failed)]);

@@ -120,8 +120,14 @@ impl Permits {
 
     /// This worker has said what it holds, or never will.
     pub(crate) fn heard(&mut self, serial: u64) {
-        if self.awaited.remove(&serial) && self.awaited.is_empty() {
-            // Whoever may hold a probe has said so by now.
+        if self.awaited.remove(&serial) {
+            self.forget_probes();
+        }
+    }
+
+    /// Whoever may hold a breaker's probe has said so, once nobody is awaited: others are lost.
+    pub(crate) fn forget_probes(&mut self) {
+        if self.awaited.is_empty() {
             let held = &self.held;
             for server in self.servers.values_mut() {
                 server.breaker.forget_probe(|permit| held.contains_key(&permit));

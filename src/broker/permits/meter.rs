@@ -47,7 +47,7 @@ impl Meter {
     pub(crate) fn restore(&mut self, slot: Slot) {
         self.change(slot.at, |found| {
             found.requests += slot.requests;
-            found.tokens += slot.tokens;
+            found.tokens = found.tokens.saturating_add(slot.tokens);
         });
     }
 
@@ -78,7 +78,7 @@ impl Meter {
         let at = slot_at(now_ms);
         self.change(at, |slot| {
             slot.requests += 1;
-            slot.tokens += tokens;
+            slot.tokens = slot.tokens.saturating_add(tokens);
         });
         at
     }
@@ -123,7 +123,7 @@ impl Meter {
         let live = || self.window.iter().filter(|slot| ends_at(slot.at) > now_ms);
         let at = |limit: u64, wanted: u64, of: fn(&Slot) -> u64| {
             let used: u64 = live().map(of).sum();
-            let mut missing = (used + wanted).saturating_sub(limit);
+            let mut missing = used.saturating_add(wanted).saturating_sub(limit);
             let mut last_ms = now_ms;
             for slot in live() {
                 if missing == 0 {
@@ -157,8 +157,11 @@ impl Meter {
     }
 
     /// When the window next has more room, if it is not empty.
-    pub(crate) fn eases_at(&self) -> Option<i64> {
-        self.window.front().filter(|_| self.is_timed()).map(|slot| ends_at(slot.at))
+    pub(crate) fn eases_at(&self, now_ms: i64) -> Option<i64> {
+        if !self.is_timed() {
+            return None;
+        }
+        self.window.iter().map(|slot| ends_at(slot.at)).find(|ends_at| *ends_at > now_ms)
     }
 
     fn change(&mut self, at: i64, change: impl FnOnce(&mut Slot)) {
@@ -230,7 +233,8 @@ mod tests {
         let mut meter = limits(None, Some(2), None);
         meter.take(0, 1000);
         meter.take(0, 1500);
-        assert_eq!(meter.eases_at(), Some(62_000));
+        assert_eq!(meter.eases_at(1500), Some(62_000));
+        assert_eq!(meter.eases_at(62_000), Some(62_500), "what is past does not count");
         assert!(!meter.admits(0, 61_999) && meter.admits(0, 62_000));
         assert_eq!((meter.room(62_000), meter.room(62_500)), (1, 2));
     }

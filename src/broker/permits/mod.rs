@@ -128,22 +128,16 @@ impl Permits {
         self.last_permit = (self.last_permit + 1).max(now_ms.unsigned_abs() << PERMIT_MS_SHIFT);
         let permit = self.last_permit;
         let mut slot = None;
-        if let Some(known) = self.servers.get_mut(&server) {
-            let before = known.facts();
-            known.breaker.granted(permit);
-            let (breaker, closed_until_ms) = known.facts();
-            if (breaker, closed_until_ms) != before {
-                let name = server.clone();
-                self.memos.push(Memo::Server { name, breaker, closed_until_ms });
-            }
-            if let Some(meter) = self.meters.get_mut(&known.meter) {
-                let at = meter.take(tokens, now_ms);
-                slot = Some(at);
-                if meter.is_timed() {
-                    let meter = known.meter.clone();
-                    let tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
-                    self.memos.push(Memo::Spent { meter, slot: at, requests: 1, tokens });
-                }
+        self.change(&server, |server| server.breaker.granted(permit));
+        if let Some(known) = self.servers.get(&server)
+            && let Some(meter) = self.meters.get_mut(&known.meter)
+        {
+            let at = meter.take(tokens, now_ms);
+            slot = Some(at);
+            if meter.is_timed() {
+                let meter = known.meter.clone();
+                let tokens = i64::try_from(tokens).unwrap_or(i64::MAX);
+                self.memos.push(Memo::Spent { meter, slot: at, requests: 1, tokens });
             }
         }
         self.held.insert(permit, Held { server: server.clone(), tokens, slot });
@@ -177,34 +171,41 @@ impl Permits {
         let used = settled.usage.map(|usage| usage.total_tokens);
         let made = settled.outcome != CallOutcome::NotMade;
         self.put_right(&held, made, used, now_ms);
-        let Some(server) = self.servers.get_mut(&held.server) else { return };
-        let before = server.facts();
-        server.breaker.settled(settled.grant.permit, settled.outcome, now_ms);
-        if let Some(closed_ms) = settled.closed_ms {
-            server.close_for(closed_ms, now_ms);
-        }
-        if server.facts() != before {
-            let (breaker, closed_until_ms) = server.facts();
-            let name = held.server;
-            self.memos.push(Memo::Server { name, breaker, closed_until_ms });
-        }
+        self.change(&held.server, |server| {
+            server.breaker.settled(settled.grant.permit, settled.outcome, now_ms);
+            if let Some(closed_ms) = settled.closed_ms {
+                server.close_for(closed_ms, now_ms);
+            }
+        });
     }
 
     /// The attempt that held a permit is over, and nobody knows what came of the call.
     pub(crate) fn release(&mut self, permit: u64, now_ms: i64) {
-        let Some(held) = self.held.remove(&permit) else { return };
-        self.put_right(&held, true, None, now_ms);
-        if let Some(server) = self.servers.get_mut(&held.server) {
-            server.breaker.settled(permit, CallOutcome::Abandoned, now_ms);
-        }
+        self.give_back(permit, true, now_ms);
     }
 
     /// A permit that was never told to anybody.
     pub(crate) fn withdraw(&mut self, permit: u64, now_ms: i64) {
+        self.give_back(permit, false, now_ms);
+    }
+
+    fn give_back(&mut self, permit: u64, made: bool, now_ms: i64) {
         let Some(held) = self.held.remove(&permit) else { return };
-        self.put_right(&held, false, None, now_ms);
-        if let Some(server) = self.servers.get_mut(&held.server) {
+        self.put_right(&held, made, None, now_ms);
+        self.change(&held.server, |server| {
             server.breaker.settled(permit, CallOutcome::Abandoned, now_ms);
+        });
+    }
+
+    /// Changes a server, and has it remembered if that is worth it.
+    fn change(&mut self, name: &str, change: impl FnOnce(&mut Server)) {
+        let Some(server) = self.servers.get_mut(name) else { return };
+        let before = server.facts();
+        change(server);
+        let (breaker, closed_until_ms) = server.facts();
+        if (breaker, closed_until_ms) != before {
+            let name = name.to_owned();
+            self.memos.push(Memo::Server { name, breaker, closed_until_ms });
         }
     }
 
@@ -241,7 +242,7 @@ impl Permits {
     /// When a closed gate may open without anybody's doing.
     pub(crate) fn next_change(&self, now_ms: i64) -> Option<i64> {
         let servers = self.servers.values().filter_map(|server| server.opens_at(now_ms));
-        servers.chain(self.meters.values().filter_map(Meter::eases_at)).min()
+        servers.chain(self.meters.values().filter_map(|meter| meter.eases_at(now_ms))).min()
     }
 }
 

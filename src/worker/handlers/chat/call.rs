@@ -31,6 +31,8 @@ pub(super) struct Caller {
     clients: Clients,
     /// Providers that answered 400 to `stream_options` and well without: not asked again.
     without_usage: RefCell<BTreeSet<String>>,
+    /// Providers that took `stream_options`.
+    with_usage: RefCell<BTreeSet<String>>,
 }
 
 /// How a call ended.
@@ -90,8 +92,13 @@ impl Caller {
         let response = self.send(provider, body, first_token_by).await?;
         let status = response.status();
         if status.is_success() {
+            if added {
+                self.with_usage.borrow_mut().insert(provider.name.clone());
+            }
             return Ok(response);
         }
+        // One that has taken the option before has another reason.
+        let added = added && !self.with_usage.borrow().contains(&provider.name);
         let picky = [StatusCode::BAD_REQUEST, StatusCode::UNPROCESSABLE_ENTITY].contains(&status);
         if !(added && picky) {
             return Err(refusal(provider, response).await);

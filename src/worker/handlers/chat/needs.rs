@@ -8,6 +8,7 @@ use super::input::{Asked, CacheWish};
 use super::route::Chain;
 use crate::handler::Needs;
 use crate::openai::{ChatRequest, Content, Message};
+use crate::protocol::calls::CALL_TOKENS_MAX;
 use crate::worker::handlers::key::{half_digest, write_in_order};
 
 /// Tokens of an answer whose request sets no limit.
@@ -51,6 +52,7 @@ pub(super) fn tokens(request: &ChatRequest) -> u64 {
         .map(message_tokens)
         .fold(tools, u64::saturating_add)
         .saturating_add(limit.unwrap_or(ANSWER_TOKENS))
+        .min(CALL_TOKENS_MAX)
 }
 
 fn message_tokens(message: &Message) -> u64 {
@@ -130,7 +132,7 @@ mod tests {
             (json!({"prompt": "", "system": "1234"}), 4 + 5 + 512),
             (json!({"prompt": "1", "max_tokens": 9}), 4 + 1 + 9),
             (json!({"prompt": "1", "max_completion_tokens": 7, "max_tokens": 9}), 4 + 1 + 7),
-            (json!({"prompt": "1", "max_tokens": u64::MAX}), u64::MAX),
+            (json!({"prompt": "1", "max_tokens": u64::MAX}), CALL_TOKENS_MAX),
             (json!({"prompt": "1", "tools": tools}), 4 + 1 + 512 + 4),
             (
                 json!({"messages": [{"role": "user", "content": [
