@@ -27,7 +27,7 @@ impl Decisions {
     /// Takes the task that runs next, ends it, and puts another into the queue that it was of:
     /// as many wait afterwards as before. False if none may run.
     pub fn turn_over(&mut self) -> bool {
-        let Some(next) = self.queues.pop(0, &mut |_, _| true) else { return false };
+        let Some(next) = self.queues.pop(0, &mut |_, _, _| true) else { return false };
         self.push(&next.queue);
         self.queues.ended(&next.queue);
         true
@@ -37,7 +37,7 @@ impl Decisions {
     pub fn drain(&mut self, count_max: usize) -> usize {
         let mut count = 0;
         while count < count_max
-            && let Some(next) = self.queues.pop(0, &mut |_, _| true)
+            && let Some(next) = self.queues.pop(0, &mut |_, _, _| true)
         {
             self.queues.ended(&next.queue);
             count += 1;

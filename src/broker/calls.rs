@@ -1,5 +1,7 @@
 //! Calls of running attempts: who may make one now, and what came of it.
 
+use std::collections::BTreeMap;
+
 use crate::protocol::calls::{Answered, Ask, CALL_TOKENS_MAX, CallOutcome, Grant, Settled};
 use crate::protocol::link::{Run, ToWorker};
 use crate::task::Usage;
@@ -8,7 +10,7 @@ use super::pending::Pending;
 use super::queue::place;
 use super::store::Paid;
 use super::store::writer::Op;
-use super::{Core, now_ms};
+use super::{Core, now_ms, steady_ms};
 
 /// A running attempt that waits for a permit. It takes no slot meanwhile.
 pub(crate) struct Asking {
@@ -40,7 +42,7 @@ impl Core {
                 state.permits.retain(|known| *known != permit);
             }
             // Settled meanwhile, if it was used: that is said next, and changes nothing then.
-            self.permits.release(permit, now_ms());
+            self.permits.release(permit, steady_ms());
         }
         for (run, grant) in held {
             let owned = self
@@ -76,18 +78,25 @@ impl Core {
         if self.asking.is_empty() {
             return;
         }
-        let now_ms = now_ms();
+        let now_ms = steady_ms();
+        // A task without a slot is no rival: it could wait for just these to go on and end.
+        let has_rivals = self.may_dispatch();
+        let mut rivals: BTreeMap<Vec<String>, Option<i64>> = BTreeMap::new();
         let mut order: Vec<_> = self.asking.iter().map(|(key, one)| (one.place, *key)).collect();
         order.sort_unstable();
         for (place, key) in order {
             let Some(Asking { serial, ask, .. }) = self.asking.get(&key) else { continue };
-            // A task without a slot is no rival: it could wait for just these to go on and end.
-            let permits = &self.permits;
-            let rival = self.may_dispatch().then(|| {
-                self.queues.best_place(|gate| permits.competes(gate, &ask.servers, now_ms))
-            });
-            if rival.flatten().is_some_and(|rival| rival < place) {
+            if !self.permits.answers(&ask.servers, ask.tokens, now_ms) {
                 continue;
+            }
+            if has_rivals {
+                let (queues, permits) = (&self.queues, &self.permits);
+                let rival = rivals.entry(ask.servers.clone()).or_insert_with(|| {
+                    queues.best_place(|gate| permits.competes(gate, &ask.servers, now_ms))
+                });
+                if rival.is_some_and(|rival| rival < place) {
+                    continue;
+                }
             }
             let (serial, run) = (*serial, ask.run);
             let granted = self.permits.grant_one_of(&ask.servers, ask.tokens, now_ms);
@@ -108,6 +117,25 @@ impl Core {
         }
     }
 
+    /// Keeps tokens for who is first in line for them, among the tasks and those who ask.
+    pub(super) fn keep_tokens(&mut self, now_ms: i64) {
+        if !self.permits.counts_tokens() {
+            return;
+        }
+        let heads: Vec<(Vec<String>, i64, u64)> = self
+            .queues
+            .heads()
+            .map(|(gate, place, tokens)| (self.permits.chain(gate).to_vec(), place, tokens))
+            .chain(
+                self.asking
+                    .values()
+                    .map(|asking| (asking.ask.servers.clone(), asking.place, asking.ask.tokens)),
+            )
+            .collect();
+        let heads = heads.iter().map(|(chain, place, tokens)| (&chain[..], *place, *tokens));
+        self.permits.keep_tokens(heads, now_ms);
+    }
+
     /// What a permit costs is in the store: its asker is told.
     pub(super) fn tell_answer(&self, serial: u64, answered: Answered) {
         let worker = self.workers.get(&serial);
@@ -124,7 +152,7 @@ impl Core {
             completion_tokens: usage.completion_tokens.min(CALL_TOKENS_MAX),
             total_tokens: usage.total_tokens.min(CALL_TOKENS_MAX),
         });
-        self.permits.settle(&settled, now_ms());
+        self.permits.settle(&settled, steady_ms());
         self.remember_permits();
         let known = self.runs.get_mut(&settled.run.seq);
         let Some(state) = known.filter(|state| state.serial == serial) else { return };
@@ -147,7 +175,7 @@ impl Core {
         }
         self.count_asking(serial);
         let Some(state) = self.runs.get_mut(&run.seq) else { return };
-        let now_ms = now_ms();
+        let now_ms = steady_ms();
         for permit in std::mem::take(&mut state.permits) {
             self.permits.release(permit, now_ms);
         }

@@ -5,7 +5,7 @@ use super::queue::Need;
 use super::reuse::Next;
 use super::store::writer::Op;
 use super::store::{Claim, Owner, Ready, Refill};
-use super::{Core, Worker, now_ms};
+use super::{Core, Worker, now_ms, steady_ms};
 use crate::protocol::calls::Grant;
 
 /// Bytes that may wait for one worker before it gets no more tasks: it does not read.
@@ -48,6 +48,7 @@ impl Core {
         }
         let now_ms = now_ms();
         self.gated = !self.asking.is_empty();
+        self.keep_tokens(steady_ms());
         self.dispatch_solo(now_ms);
         while let Some(serial) = self.least_loaded() {
             let Some(next) = self.next_ready(now_ms) else { break };
@@ -84,7 +85,7 @@ impl Core {
             });
             let Some(serial) = empty else { break };
             let Some(ready) = self.solo.pop_front() else { break };
-            if !self.permits.admits(&ready.needs.gate, ready.needs.tokens, now_ms) {
+            if !self.permits.admits(&ready.needs.gate, ready.needs.tokens, i64::MIN, steady_ms()) {
                 // It would hold a whole worker until its gate opens again.
                 self.queues.put_back(&ready);
                 continue;
@@ -111,7 +112,7 @@ impl Core {
         let worker_pid = worker.pid;
         let grant = match &answer {
             Some(_) => None,
-            None => self.permits.grant(&ready.needs.gate, ready.needs.tokens, now_ms),
+            None => self.permits.grant(&ready.needs.gate, ready.needs.tokens, steady_ms()),
         };
         if answer.is_none() {
             self.lead(&ready);
@@ -131,7 +132,7 @@ impl Core {
         put_back: bool,
     ) {
         if let Some(grant) = grant {
-            self.permits.withdraw(grant.permit, now_ms());
+            self.permits.withdraw(grant.permit, steady_ms());
             self.remember_permits();
         }
         if let Some(worker) = self.workers.get_mut(&serial) {

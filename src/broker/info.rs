@@ -9,7 +9,7 @@ use crate::protocol::control::Reply;
 use super::clients::ReplyTo;
 use super::pressure::Pressure;
 use super::store::{Counts, Depth, view};
-use super::{Core, now_ms};
+use super::{Core, now_ms, steady_ms};
 
 pub(super) fn tell_info(core: &mut Core, to: ReplyTo, depth: Depth) {
     let document = core.info(&depth);
@@ -121,7 +121,7 @@ impl Core {
 
     /// Each provider with its limits and how they are used, without its key.
     fn providers(&self) -> Vec<Value> {
-        let now_ms = now_ms();
+        let now_ms = steady_ms();
         self.config
             .providers
             .iter()
@@ -135,7 +135,7 @@ impl Core {
     }
 
     fn tools(&self) -> Vec<Value> {
-        let now_ms = now_ms();
+        let now_ms = steady_ms();
         let tools = self.config.tools.iter().map(|(name, tool)| {
             let services = tool.chain.iter().map(|service| {
                 let mut shown = self.server(&format!("{name}/{service}"), now_ms);

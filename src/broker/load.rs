@@ -2,7 +2,7 @@
 //! nothing left.
 
 use super::queue::Waiting;
-use super::{Core, now_ms};
+use super::{Core, now_ms, steady_ms};
 use crate::protocol::lifeline::{FromBroker, Load};
 
 impl Core {
@@ -31,7 +31,7 @@ impl Core {
         if !self.phase.dispatches() || self.disk_full {
             return Waiting::default();
         }
-        let mut waiting = self.queues.waiting(|gate| self.permits.room(gate, now_ms()));
+        let mut waiting = self.queues.waiting(|gate| self.permits.room(gate, steady_ms()));
         waiting.tasks += self.solo.len() as u64;
         waiting
     }

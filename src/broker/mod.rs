@@ -56,6 +56,7 @@ mod workers;
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::{Config, Sources};
@@ -209,6 +210,15 @@ impl Core {
         self.batch.push(op);
         self.pending.push(pending);
     }
+}
+
+/// Milliseconds since 1970 as this broker counts them: the clock's time at its start, and what has
+/// passed since. Limits a minute and doors that are closed for a while follow this one: no step of
+/// the clock makes their minutes shorter.
+fn steady_ms() -> i64 {
+    static START: OnceLock<(i64, Instant)> = OnceLock::new();
+    let (at_ms, start) = START.get_or_init(|| (now_ms(), Instant::now()));
+    at_ms.saturating_add(i64::try_from(start.elapsed().as_millis()).unwrap_or(i64::MAX))
 }
 
 /// Milliseconds since 1970.

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use super::permits::Outlook as Permission;
 use super::queue::place;
-use super::{Core, now_ms};
+use super::{Core, steady_ms};
 use crate::protocol::control::FollowBody;
 use crate::task::{TaskId, TaskView, WaitingFor, Waits};
 
@@ -59,7 +59,7 @@ impl Core {
         let Some(waits) = &task.waits else { return };
         if self.queues.is_paused(&task.queue) {
             task.waiting_for = Some(WaitingFor::Paused);
-        } else if let Some(why) = self.permits.why_closed(&waits.gate, waits.tokens, now_ms()) {
+        } else if let Some(why) = self.permits.why_closed(&waits.gate, waits.tokens, steady_ms()) {
             task.waiting_for = Some(WaitingFor::Permit);
             task.waiting_reason = Some(why);
         }
@@ -72,7 +72,7 @@ impl Core {
         else {
             return;
         };
-        let prospect = self.prospect(waits, task.priority, now_ms());
+        let prospect = self.prospect(waits, task.priority, steady_ms());
         task.position = Some(prospect.position);
         task.estimated_wait_ms = prospect.wait_ms;
     }
@@ -104,7 +104,7 @@ impl Core {
 
     /// Tells those who follow tasks that wait how it stands, once a second.
     pub(super) fn tell_prospects(&mut self) {
-        let now_ms = now_ms();
+        let now_ms = steady_ms();
         if self.followers.is_empty() || now_ms < self.prospects_at_ms {
             return;
         }

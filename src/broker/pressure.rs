@@ -119,10 +119,12 @@ fn share_of_group(usage: &str, limit: &str, stat: &str) -> Option<f64> {
 impl Core {
     /// Looks at memory, if it is time, and does what is to be done.
     pub(super) fn look_at_memory(&mut self, now_ms: i64) {
-        if now_ms < self.memory.look_at_ms {
+        let soon = self.memory.look_at_ms - LOOK_EVERY_MS..self.memory.look_at_ms;
+        if soon.contains(&now_ms) {
             return;
         }
         self.memory.look_at_ms = now_ms + LOOK_EVERY_MS;
+        self.permits.heed_the_clock(now_ms);
         self.memory.share = self.memory.read();
         let (before, high) = (self.memory.pressure, self.config.queue.memory_high);
         let after = before.after(self.memory.share, high);

@@ -48,8 +48,8 @@ pub(crate) struct Queues {
 /// A gate's number; 0 is none.
 type GateId = u16;
 
-/// Whether the gate of this name is open for a task.
-type Opens<'a> = dyn FnMut(&str, &Slot) -> bool + 'a;
+/// Whether the gate of this name is open for a task at this [`place`].
+type Opens<'a> = dyn FnMut(&str, &Slot, i64) -> bool + 'a;
 
 /// What the configuration says of a queue.
 #[derive(Clone, Copy, Debug)]
@@ -241,8 +241,9 @@ impl Queues {
             return None;
         }
         let gates = &self.gates;
-        let mut is_open =
-            |gate: GateId, slot: &Slot| gate == 0 || opens(name_of(gates, gate), slot);
+        let mut is_open = |gate: GateId, slot: &Slot, place: i64| {
+            gate == 0 || opens(name_of(gates, gate), slot, place)
+        };
         let mut best = None;
         for (name, queue) in &mut self.queues {
             let Some(level) = queue.level(now_ms, &mut is_open) else { continue };
@@ -392,6 +393,16 @@ impl Queues {
         ahead
     }
 
+    /// The first task of each group that waits at a gate: the gate, its place, and its tokens.
+    pub(crate) fn heads(&self) -> impl Iterator<Item = (&str, i64, u64)> {
+        let queues = self.queues.values().filter(|queue| !self.all_paused && queue.may_run());
+        let gated = queues.flat_map(|queue| &queue.groups).filter(|((_, gate), _)| *gate != 0);
+        gated.filter_map(|((priority, gate), group)| {
+            let (ord, slot) = group.window.first_key_value()?;
+            Some((name_of(&self.gates, *gate), place(*ord, *priority), slot.tokens))
+        })
+    }
+
     /// The best place of a ready task at one of these gates: see [`place`].
     pub(crate) fn best_place(&self, mut gates: impl FnMut(&str) -> bool) -> Option<i64> {
         let wanted: Vec<bool> = self.gates.iter().map(|gate| gates(gate)).collect();
@@ -436,14 +447,18 @@ impl Queue {
 
     /// Its best priority, raised by the time for which it was not served; `None` if nothing of it
     /// may run.
-    fn level(&self, now_ms: i64, is_open: &mut impl FnMut(GateId, &Slot) -> bool) -> Option<i64> {
+    fn level(
+        &self,
+        now_ms: i64,
+        is_open: &mut impl FnMut(GateId, &Slot, i64) -> bool,
+    ) -> Option<i64> {
         if !self.may_run() {
             return None;
         }
         let (mut best, mut oldest_us) = (None, i64::MAX);
         for ((priority, gate), group) in &self.groups {
             if let Some((ord, slot)) = group.window.first_key_value()
-                && is_open(*gate, slot)
+                && is_open(*gate, slot, place(*ord, *priority))
             {
                 best = best.max(Some(i64::from(*priority)));
                 oldest_us = oldest_us.min(*ord);
@@ -455,11 +470,12 @@ impl Queue {
 
     fn pop_first(
         &mut self,
-        is_open: &mut impl FnMut(GateId, &Slot) -> bool,
+        is_open: &mut impl FnMut(GateId, &Slot, i64) -> bool,
     ) -> Option<(u8, GateId, Ord, Slot)> {
         let heads = self.groups.iter().filter_map(|(key, group)| {
             let (ord, slot) = group.window.first_key_value()?;
-            is_open(key.1, slot).then(|| (place(*ord, key.0), *key))
+            let place = place(*ord, key.0);
+            is_open(key.1, slot, place).then_some((place, *key))
         });
         let (_, key) = heads.min()?;
         let group = self.groups.get_mut(&key)?;
@@ -495,7 +511,7 @@ mod tests {
 
     fn drain(queues: &mut Queues, now_ms: i64) -> Vec<Seq> {
         std::iter::from_fn(|| {
-            let next = queues.pop(now_ms, &mut |_, _| true)?;
+            let next = queues.pop(now_ms, &mut |_, _, _| true)?;
             queues.ended(&next.queue);
             Some(next.seq)
         })
@@ -528,7 +544,7 @@ mod tests {
         let waited_ms = loop {
             seq += 1;
             queues.push(&ready("high", 9, now_ms, seq));
-            let next = queues.pop(now_ms, &mut |_, _| true).unwrap();
+            let next = queues.pop(now_ms, &mut |_, _, _| true).unwrap();
             queues.ended(&next.queue);
             if next.seq == 1 {
                 break now_ms;
@@ -546,7 +562,7 @@ mod tests {
             queues.push(&ready("heavy", 5, 0, seq));
             queues.push(&ready("light", 5, 0, 1000 + seq));
         }
-        let first: Vec<_> = (0..100).filter_map(|_| queues.pop(0, &mut |_, _| true)).collect();
+        let first: Vec<_> = (0..100).filter_map(|_| queues.pop(0, &mut |_, _, _| true)).collect();
         let heavy = first.iter().filter(|next| next.queue == "heavy").count();
         assert!((74..=76).contains(&heavy), "{heavy} of 100");
     }
@@ -558,11 +574,12 @@ mod tests {
             queues.push(&ready("many", 5, 0, seq));
         }
         let now_ms = 600_000;
-        (0..1000).for_each(|_| drop(queues.pop(now_ms, &mut |_, _| true)));
+        (0..1000).for_each(|_| drop(queues.pop(now_ms, &mut |_, _, _| true)));
         for seq in 0..10 {
             queues.push(&ready("few", 5, now_ms, 10_000 + seq));
         }
-        let next: Vec<_> = (0..20).filter_map(|_| queues.pop(now_ms, &mut |_, _| true)).collect();
+        let next: Vec<_> =
+            (0..20).filter_map(|_| queues.pop(now_ms, &mut |_, _, _| true)).collect();
         let few = next.iter().filter(|next| next.queue == "few").count();
         assert!(few >= 9, "{few} of 10 within 20 turns");
     }
@@ -573,13 +590,13 @@ mod tests {
         let mut queues = Queues::new(BTreeMap::from([("narrow".to_owned(), one)]));
         queues.push(&ready("narrow", 5, 0, 1));
         queues.push(&ready("narrow", 5, 0, 2));
-        assert_eq!(queues.pop(0, &mut |_, _| true).unwrap().seq, 1);
-        assert_eq!(queues.pop(0, &mut |_, _| true), None);
+        assert_eq!(queues.pop(0, &mut |_, _, _| true).unwrap().seq, 1);
+        assert_eq!(queues.pop(0, &mut |_, _, _| true), None);
         queues.ended("narrow");
         queues.pause(Some("narrow"), true);
-        assert_eq!(queues.pop(0, &mut |_, _| true), None);
+        assert_eq!(queues.pop(0, &mut |_, _, _| true), None);
         queues.pause(None, false);
-        assert_eq!(queues.pop(0, &mut |_, _| true).unwrap().seq, 2);
+        assert_eq!(queues.pop(0, &mut |_, _, _| true).unwrap().seq, 2);
     }
 
     #[test]
@@ -624,7 +641,7 @@ mod tests {
                             .collect();
                         queues.refilled(&need, &found);
                     }
-                    let Some(next) = queues.pop(0, &mut |_, _| true) else { return };
+                    let Some(next) = queues.pop(0, &mut |_, _, _| true) else { return };
                     disk.remove(&next.ord);
                     seen.push(next.seq);
                 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::cache::{Answer, Key, Known};
 use super::queue::WINDOW_TASKS_MAX;
 use super::store::{Paid, Ready};
-use super::{Core, now_ms};
+use super::{Core, steady_ms};
 use crate::config::Config;
 use crate::protocol::calls::CallOutcome;
 use crate::protocol::link::{Outcome, Run};
@@ -20,7 +20,7 @@ pub(super) struct Next {
 impl Core {
     /// A task became ready. One whose answer is there waits at no gate.
     pub(super) fn make_ready(&mut self, ready: &Ready) {
-        let known = self.key_of(ready).map(|key| self.answers.look(key, now_ms()));
+        let known = self.key_of(ready).map(|key| self.answers.look(key, steady_ms()));
         match known {
             Some(Known::Answer(_))
                 if self.queues.may_run(&ready.queue) && self.answered.len() < WINDOW_TASKS_MAX =>
@@ -34,7 +34,7 @@ impl Core {
     /// Takes the task that starts next, and counts it as running.
     pub(super) fn next_ready(&mut self, now_ms: i64) -> Option<Next> {
         while let Some(ready) = self.answered.pop_front() {
-            let known = self.key_of(&ready).map(|key| self.answers.look(key, now_ms));
+            let known = self.key_of(&ready).map(|key| self.answers.look(key, steady_ms()));
             match known {
                 Some(Known::Answer(answer)) if self.queues.may_run(&ready.queue) => {
                     self.queues.runs(&ready.queue);
@@ -49,7 +49,7 @@ impl Core {
             let Some(key) = self.key_of(&ready) else {
                 return Some(Next { ready, answer: None });
             };
-            match self.answers.look(key, now_ms) {
+            match self.answers.look(key, steady_ms()) {
                 Known::Answer(answer) => return Some(Next { ready, answer: Some(answer) }),
                 Known::UnderWay if self.answers.is_leader(key, ready.seq) => {
                     return Some(Next { ready, answer: None });
@@ -64,13 +64,14 @@ impl Core {
 
     fn pop(&mut self, now_ms: i64) -> Option<Ready> {
         let (permits, answers, mut gated) = (&mut self.permits, &self.answers, false);
-        let ready = self.queues.pop(now_ms, &mut |gate, slot| {
-            let open = permits.admits(gate, slot.tokens, now_ms);
+        let steady = steady_ms();
+        let ready = self.queues.pop(now_ms, &mut |gate, slot, place| {
+            let open = permits.admits(gate, slot.tokens, place, steady);
             gated |= !open;
-            let answered = |key| match answers.look(key, now_ms) {
+            let answered = |key| match answers.look(key, steady) {
                 Known::Answer(_) => true,
                 // Old, and nobody is there to ask.
-                _ => permits.is_out(gate, now_ms) && answers.stale(key).is_some(),
+                _ => permits.is_out(gate, steady) && answers.stale(key).is_some(),
             };
             open || slot.key().is_some_and(answered)
         });
@@ -114,7 +115,7 @@ impl Core {
             output: output.clone(),
             server: call.grant.server.clone(),
             model: call.model.clone(),
-            fresh_until_ms: now_ms().saturating_add(fresh_ms),
+            fresh_until_ms: steady_ms().saturating_add(fresh_ms),
             kept_for: fresh.saturating_add(stale),
         });
     }
@@ -125,7 +126,7 @@ impl Core {
         if let Some(answer) = answer {
             self.answers.keep(key, answer);
         }
-        for ready in self.answers.land(key, leader, now_ms()) {
+        for ready in self.answers.land(key, leader, steady_ms()) {
             self.make_ready(&ready);
         }
     }

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::drain::Phase;
 use super::store::writer::Told;
-use super::{Core, Input, now_ms};
+use super::{Core, Input, now_ms, steady_ms};
 use crate::protocol::lifeline;
 use crate::protocol::link::ToBroker;
 
@@ -82,9 +82,9 @@ impl Core {
     fn sleep(&self) -> std::time::Duration {
         let mut sleep = self.clock.sleep(now_ms());
         if self.gated
-            && let Some(at_ms) = self.permits.next_change(now_ms())
+            && let Some(at_ms) = self.permits.next_change(steady_ms())
         {
-            let left_ms = at_ms.saturating_sub(now_ms()).clamp(1, i64::MAX);
+            let left_ms = at_ms.saturating_sub(steady_ms()).clamp(1, i64::MAX);
             sleep = sleep.min(std::time::Duration::from_millis(left_ms.unsigned_abs()));
         }
         if let Some(at_ms) = self.schedules_wake_at() {
@@ -102,7 +102,7 @@ impl Core {
         self.overdue_exits(now);
         self.clock.unsynced(!self.unsynced.is_empty(), now_ms());
         self.look_at_the_clock();
-        self.look_at_memory(now_ms());
+        self.look_at_memory(steady_ms());
         self.run_schedules();
         self.drain(now);
         self.answer_asks();

@@ -59,6 +59,13 @@ impl Breaker {
         self.facts = facts;
     }
 
+    /// A clock that was set back must not keep it open for longer than a cooldown.
+    pub(crate) fn heed_the_clock(&mut self, now_ms: i64) {
+        let cooldown_ms = i64::try_from(self.settings.cooldown.as_millis()).unwrap_or(i64::MAX);
+        let latest_ms = now_ms.saturating_add(cooldown_ms);
+        self.facts.open_until_ms = self.facts.open_until_ms.map(|until_ms| until_ms.min(latest_ms));
+    }
+
     /// The worker that made the probe is gone.
     pub(crate) fn forget_probe(&mut self, is_held: impl Fn(u64) -> bool) {
         self.facts.probe = self.facts.probe.filter(|permit| is_held(*permit));
@@ -180,6 +187,13 @@ mod tests {
         breaker.granted(100);
         breaker.settled(100, Failed, 70_000);
         assert!(!breaker.admits(129_999) && breaker.admits(130_000));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_opens_it_for_a_cooldown_at_most() {
+        let (mut breaker, _) = after(&[Failed; 5]);
+        breaker.heed_the_clock(-10_000_000);
+        assert!(!breaker.admits(-9_940_001) && breaker.admits(-9_940_000));
     }
 
     #[test]

@@ -61,15 +61,27 @@ impl Meter {
             && tpm.is_none_or(|tpm| self.tokens == 0 || self.tokens.saturating_add(tokens) <= tpm)
     }
 
+    /// Whether only tokens are missing for a call that takes so many.
+    pub(crate) fn is_short(&self, tokens: u64, now_ms: i64) -> bool {
+        let (_, used) = self.used(now_ms);
+        let short = |tpm| used > 0 && used.saturating_add(tokens) > tpm;
+        self.limits.tpm.is_some_and(short) && self.room_but_for_tokens(now_ms) > 0
+    }
+
     /// How many more calls could go now, if they took no tokens.
     pub(crate) fn room(&self, now_ms: i64) -> u64 {
-        let Limits { max_concurrent, rpm, tpm } = self.limits;
-        let (requests, tokens) = self.used(now_ms);
+        let (_, tokens) = self.used(now_ms);
+        let used_up = self.limits.tpm.is_some_and(|tpm| tokens >= tpm);
+        if used_up { 0 } else { self.room_but_for_tokens(now_ms) }
+    }
+
+    fn room_but_for_tokens(&self, now_ms: i64) -> u64 {
+        let (requests, _) = self.used(now_ms);
         let left = |max: Option<u32>, used: u64| {
             max.map_or(u64::MAX, |max| u64::from(max).saturating_sub(used))
         };
-        let by_tokens = if tpm.is_some_and(|tpm| tokens >= tpm) { 0 } else { u64::MAX };
-        left(max_concurrent, self.in_flight.into()).min(left(rpm, requests)).min(by_tokens)
+        let Limits { max_concurrent, rpm, .. } = self.limits;
+        left(max_concurrent, self.in_flight.into()).min(left(rpm, requests))
     }
 
     /// Counts a call that goes now, and gives its place in the window.

@@ -45,6 +45,8 @@ pub(crate) struct Permits {
     /// have, nothing is granted.
     awaited: BTreeSet<u64>,
     memos: Vec<Memo>,
+    /// By meter: the place of the task that the tokens of its minute are kept for.
+    kept_for: BTreeMap<String, i64>,
 }
 
 /// A permit that is not settled.
@@ -78,14 +80,43 @@ enum Choice<'a> {
 impl Permits {
     /// Whether a task at this gate may go now. At a gate that the configuration does not know any
     /// more nothing waits: its handler says what is wrong.
-    pub(crate) fn admits(&mut self, gate: &str, tokens: u64, now_ms: i64) -> bool {
+    pub(crate) fn admits(&mut self, gate: &str, tokens: u64, place: i64, now_ms: i64) -> bool {
         let Some(chain) = self.gates.get(gate) else { return true };
         self.awaited.is_empty()
             && match choose(&self.servers, &mut self.meters, chain, tokens, now_ms) {
-                Choice::Go(_) => true,
+                Choice::Go(server) => {
+                    let meter = self.servers.get(server).map(|server| &server.meter);
+                    let kept_for = meter.and_then(|meter| self.kept_for.get(meter));
+                    kept_for.is_none_or(|kept_for| place <= *kept_for)
+                }
                 Choice::Wait => false,
                 Choice::Out => self.fallbacks.contains(gate),
             }
+    }
+
+    /// Keeps what a minute has of tokens for the best placed of those that want more than is left
+    /// of them: smaller ones behind it would take them for ever.
+    pub(crate) fn keep_tokens<'a>(
+        &mut self,
+        heads: impl Iterator<Item = (&'a [String], i64, u64)>,
+        now_ms: i64,
+    ) {
+        self.kept_for.clear();
+        for (chain, place, tokens) in heads {
+            let Some((_, server)) = self.first_in_service(chain, now_ms) else { continue };
+            let short =
+                self.meters.get(&server.meter).filter(|meter| meter.is_short(tokens, now_ms));
+            if short.is_some() {
+                let meter = server.meter.clone();
+                let kept_for = self.kept_for.entry(meter).or_insert(place);
+                *kept_for = place.min(*kept_for);
+            }
+        }
+    }
+
+    /// Whether there is anything to keep.
+    pub(crate) fn counts_tokens(&self) -> bool {
+        self.meters.values().any(|meter| meter.limits.tpm.is_some())
     }
 
     /// How many tasks at this gate could go now.
@@ -155,6 +186,13 @@ impl Permits {
         for (name, server) in &mut self.servers {
             server.spent_until_ms = until_ms(name);
         }
+    }
+
+    /// Whether there is an answer for who would call one of these: a permit, or that none of them is
+    /// in service.
+    pub(crate) fn answers(&mut self, servers: &[String], tokens: u64, now_ms: i64) -> bool {
+        let choice = choose(&self.servers, &mut self.meters, servers, tokens, now_ms);
+        self.awaited.is_empty() && !matches!(choice, Choice::Wait)
     }
 
     /// Whether the first server in service of this gate shares its books with one of `servers`.
@@ -237,6 +275,11 @@ impl Permits {
     /// What is to be remembered since this was asked last.
     pub(crate) fn take_memos(&mut self) -> Vec<Memo> {
         std::mem::take(&mut self.memos)
+    }
+
+    /// Time has passed, forwards or not.
+    pub(crate) fn heed_the_clock(&mut self, now_ms: i64) {
+        self.servers.values_mut().for_each(|server| server.heed_the_clock(now_ms));
     }
 
     /// When a closed gate may open without anybody's doing.

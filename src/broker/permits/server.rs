@@ -2,6 +2,9 @@
 
 use super::breaker::{Breaker, Facts, State};
 
+/// The longest wish to be left alone that is heeded: a day.
+const SHUT_MS_MAX: i64 = 24 * 60 * 60 * 1000;
+
 /// A provider, or one service of a tool.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Server {
@@ -30,6 +33,13 @@ impl Server {
     pub(crate) fn close_for(&mut self, closed_ms: u64, now_ms: i64) {
         let until_ms = now_ms.saturating_add(i64::try_from(closed_ms).unwrap_or(i64::MAX));
         self.closed_until_ms = self.closed_until_ms.max(Some(until_ms));
+    }
+
+    /// A clock that was set back must not keep it shut for days.
+    pub(crate) fn heed_the_clock(&mut self, now_ms: i64) {
+        self.breaker.heed_the_clock(now_ms);
+        let latest_ms = now_ms.saturating_add(SHUT_MS_MAX);
+        self.closed_until_ms = self.closed_until_ms.map(|until_ms| until_ms.min(latest_ms));
     }
 
     /// Whether it may be called.

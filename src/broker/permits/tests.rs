@@ -52,7 +52,7 @@ fn a_limit_is_waited_for_and_trouble_is_not() {
     let _second = permits.grant("m:default", 0, 0).unwrap();
     assert_eq!(first.server, "a");
     assert!(permits.grant("m:default", 0, 0).is_none(), "two at once, and no fallback for that");
-    assert!(!permits.admits("m:default", 0, 0));
+    assert!(!permits.admits("m:default", 0, 0, 0));
     permits.settle(
         &Settled { closed_ms: Some(5000), ..settled(&first, CallOutcome::Failed, None) },
         10,
@@ -72,7 +72,7 @@ fn the_whole_pool_shares_what_a_minute_has() {
         permits.settle(&settled(&grant, CallOutcome::Succeeded, None), 0);
     }
     assert_eq!(permits.room("p:a", 60_999), 0);
-    assert!(!permits.admits("p:a", 0, 60_999) && permits.admits("p:a", 0, 61_000));
+    assert!(!permits.admits("p:a", 0, 0, 60_999) && permits.admits("p:a", 0, 0, 61_000));
     assert_eq!(permits.room("p:a", 61_000), 2, "by the calls at once");
 }
 
@@ -80,12 +80,29 @@ fn the_whole_pool_shares_what_a_minute_has() {
 fn tokens_are_settled_with_what_was_used() {
     let mut permits = permits(TWO);
     let grant = permits.grant("p:a", 900, 0).unwrap();
-    assert!(!permits.admits("p:a", 200, 0));
+    assert!(!permits.admits("p:a", 200, 0, 0));
     permits.settle(&settled(&grant, CallOutcome::Succeeded, Some(100)), 50);
-    assert!(permits.admits("p:a", 900, 50) && !permits.admits("p:a", 901, 50));
+    assert!(permits.admits("p:a", 900, 0, 50) && !permits.admits("p:a", 901, 0, 50));
     let memos = permits.take_memos();
     let spent = |requests, tokens| Memo::Spent { meter: "a".into(), slot: 0, requests, tokens };
     assert_eq!(memos, [spent(1, 900), spent(0, -800)]);
+}
+
+#[test]
+fn tokens_are_kept_for_who_is_first_in_line() {
+    let mut permits = permits(&TWO.replace("rpm = 3\n", ""));
+    let grant = permits.grant("p:a", 800, 0).unwrap();
+    permits.settle(&settled(&grant, CallOutcome::Succeeded, Some(800)), 0);
+    let a = ["a".to_owned()];
+    let keep = |permits: &mut Permits, heads: &[(i64, u64)]| {
+        permits.keep_tokens(heads.iter().map(|(place, tokens)| (&a[..], *place, *tokens)), 1);
+    };
+    keep(&mut permits, &[(5, 100), (7, 500), (9, 900)]);
+    assert!(permits.admits("p:a", 100, 5, 1), "before it");
+    assert!(!permits.admits("p:a", 100, 8, 1) && permits.admits("p:b", 100, 8, 1));
+    keep(&mut permits, &[(5, 100)]);
+    assert!(permits.admits("p:a", 100, 8, 1), "nobody is short of them");
+    assert!(permits.counts_tokens());
 }
 
 #[test]
@@ -101,7 +118,7 @@ fn a_call_that_was_never_made_costs_nothing() {
             2 => permits.settle(&settled(&grant, CallOutcome::Abandoned, None), 0),
             _ => permits.release(grant.permit, 0),
         }
-        assert_eq!(permits.admits("p:a", 900, 0), !costs, "{way}");
+        assert_eq!(permits.admits("p:a", 900, 0, 0), !costs, "{way}");
     }
 }
 
@@ -130,11 +147,11 @@ fn a_brokers_death_loosens_nothing() {
     let mut after = permits(TWO);
     after.await_worker(7);
     after.restore(before.take_memos());
-    assert!(!after.admits("p:b", 0, 1), "nothing until the worker has spoken");
+    assert!(!after.admits("p:b", 0, 0, 1), "nothing until the worker has spoken");
     after.hold(&held);
     after.hold(&held);
     after.heard(7);
-    assert!(after.admits("p:b", 0, 1) && !after.admits("p:a", 0, 1));
+    assert!(after.admits("p:b", 0, 0, 1) && !after.admits("p:a", 0, 0, 1));
     assert_eq!(after.room("p:a", 90_000), 1, "one is under way");
     after.settle(&settled(&held, CallOutcome::Succeeded, Some(9)), 2);
     assert_eq!(after.room("p:a", 90_000), 2);
@@ -157,7 +174,7 @@ fn a_spent_budget_opens_the_way_to_the_next_until_midnight() {
     assert_eq!(permits.chain("m:default"), ["a", "b"]);
     assert!(permits.chain("m:none").is_empty());
     permits.configure(&config(TWO));
-    assert!(!permits.admits("m:default", 0, 0), "a reload makes no budget whole");
+    assert!(!permits.admits("m:default", 0, 0, 0), "a reload makes no budget whole");
     assert_eq!(permits.grant("m:default", 0, 9_000).unwrap().server, "a");
     permits.spent(until(&[]));
     assert_eq!(permits.grant("m:default", 0, 1).unwrap().server, "a");
@@ -174,7 +191,7 @@ fn tokens_are_put_right_by_a_later_broker_too() {
         after.hold(&grant);
         after.settle(&settled(&grant, CallOutcome::Succeeded, Some(used)), now_ms + 500);
         let now_ms = now_ms + 500;
-        assert!(after.admits("p:a", fits, now_ms) && !after.admits("p:a", fits + 1, now_ms));
+        assert!(after.admits("p:a", fits, 0, now_ms) && !after.admits("p:a", fits + 1, 0, now_ms));
         let (meter, tokens) = ("a".to_owned(), used as i64 - 400);
         let spent = Memo::Spent { meter, slot: 17_000_000_000, requests: 0, tokens };
         assert_eq!(after.take_memos(), [spent]);
@@ -186,9 +203,9 @@ fn a_reload_keeps_what_was_counted() {
     let mut permits = permits(TWO);
     let grant = permits.grant("p:a", 0, 0).unwrap();
     permits.configure(&config(&TWO.replace("max_concurrent = 2", "max_concurrent = 1")));
-    assert!(!permits.admits("p:a", 0, 0));
+    assert!(!permits.admits("p:a", 0, 0, 0));
     permits.configure(&config("[providers.c]\nbase_url = \"http://c\""));
-    assert!(permits.admits("p:a", 0, 0), "a gate of before holds nobody up");
+    assert!(permits.admits("p:a", 0, 0, 0), "a gate of before holds nobody up");
     permits.settle(&settled(&grant, CallOutcome::Succeeded, None), 0);
     assert!(permits.grant("m:default", 0, 0).is_none());
 }
@@ -224,7 +241,7 @@ fn the_services_of_a_tool_share_its_limits_and_not_its_troubles() {
     assert_eq!(permits.room("t:search", 0), 2, "of the calls at once and of the minute");
     assert_eq!(permits.room("p:search", 0), u64::MAX, "a provider of that name is another");
     permits.settle(&settled(&backup, CallOutcome::Failed, None), 0);
-    assert!(!permits.admits("t:search", 0, 0) && permits.admits("t:search", 0, 9000));
+    assert!(!permits.admits("t:search", 0, 0, 0) && permits.admits("t:search", 0, 0, 9000));
     let why = permits.grant_one_of(&["search/main".to_owned()], 0, 0).unwrap_err();
     assert_eq!(why, ["search/main is left alone for 9 s more after 1 failures in a row"]);
 }
@@ -237,11 +254,11 @@ fn a_task_that_has_an_answer_of_its_own_waits_for_a_limit_alone() {
         let grant = permits.grant("t:search", 0, 0).unwrap();
         permits.settle(&settled(&grant, CallOutcome::Failed, None), 0);
     }
-    assert!(permits.admits("t:search", 0, 0) && permits.grant("t:search", 0, 0).is_none());
+    assert!(permits.admits("t:search", 0, 0, 0) && permits.grant("t:search", 0, 0).is_none());
     assert_eq!(permits.room("t:search", 0), u64::MAX);
     for _ in 0..2 {
         let grant = permits.grant("t:search", 0, 10_000).unwrap();
         permits.settle(&settled(&grant, CallOutcome::Succeeded, None), 10_000);
     }
-    assert!(!permits.admits("t:search", 0, 10_000), "the minute is used up");
+    assert!(!permits.admits("t:search", 0, 0, 10_000), "the minute is used up");
 }
