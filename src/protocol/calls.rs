@@ -39,6 +39,16 @@ pub struct Grant {
     pub tokens: u64,
 }
 
+/// What a permit's number has below the time of its grant.
+pub const PERMIT_MS_SHIFT: u32 = 20;
+
+impl Grant {
+    /// When it was granted, in milliseconds since 1970.
+    pub fn at_ms(&self) -> u64 {
+        self.permit >> PERMIT_MS_SHIFT
+    }
+}
+
 /// A running attempt wants to call one of these, the first that is in service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ask {
@@ -78,6 +88,8 @@ pub struct Settled {
     pub usage: Option<Usage>,
     /// How long the server asked everybody to stay away, in milliseconds.
     pub closed_ms: Option<u64>,
+    /// From the grant to the call, in milliseconds: a slow disk or a busy worker lies between.
+    pub late_ms: u64,
 }
 
 /// How a call ended, as far as the breaker and the accounts care.

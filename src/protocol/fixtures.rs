@@ -155,6 +155,7 @@ fn between_worker_and_broker() {
                 outcome: calls::CallOutcome::Failed,
                 usage: Some(USAGE),
                 closed_ms: Some(1500),
+                late_ms: 5,
             }),
         ],
     );

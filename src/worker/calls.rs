@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::mem::take;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
@@ -12,6 +12,15 @@ use super::held::Wake;
 use crate::protocol::calls::{Answered, Ask, Begin, CallOutcome, Grant, Settled};
 use crate::protocol::link::{Run, ToBroker};
 use crate::task::Usage;
+
+/// More than this is no wait but a clock that was set.
+const LATE_MS_MAX: u64 = 60_000;
+
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// What one attempt may call. Cheap to clone.
 #[derive(Clone)]
@@ -50,6 +59,8 @@ struct Asked {
 pub(crate) struct Permit {
     calls: Calls,
     grant: Option<Grant>,
+    /// From the grant to here.
+    late_ms: u64,
 }
 
 /// What came of a call.
@@ -112,7 +123,10 @@ impl Calls {
             // A book that is gone has nobody who waits here.
             Err(answer) => answer.await.unwrap_or_else(|_| Err(Vec::new())),
         };
-        granted.map(|grant| Permit { calls: self.clone(), grant: Some(grant) })
+        granted.map(|grant| {
+            let late_ms = now_ms().saturating_sub(grant.at_ms()).min(LATE_MS_MAX);
+            Permit { calls: self.clone(), grant: Some(grant), late_ms }
+        })
     }
 
     fn ask(
@@ -126,7 +140,7 @@ impl Calls {
                 state.held.insert(first.permit, first.clone());
                 return Ok(first);
             }
-            state.settle(self.0.run, first, CallOutcome::NotMade, Report::default());
+            state.settle(self.0.run, first, CallOutcome::NotMade, Report::default(), 0);
         }
         let Some(wake) = &self.0.wake else {
             let server = servers.first().cloned().unwrap_or_default();
@@ -156,12 +170,12 @@ impl Calls {
             None => Some(answered.result),
         };
         if let Some(Ok(grant)) = unheard {
-            self.settle(grant, CallOutcome::NotMade, Report::default());
+            self.settle(grant, CallOutcome::NotMade, Report::default(), 0);
         }
     }
 
-    fn settle(&self, grant: Grant, outcome: CallOutcome, report: Report) {
-        self.lock().settle(self.0.run, grant, outcome, report);
+    fn settle(&self, grant: Grant, outcome: CallOutcome, report: Report, late_ms: u64) {
+        self.lock().settle(self.0.run, grant, outcome, report, late_ms);
         if let Some(wake) = &self.0.wake {
             wake.calls(self.0.run);
         }
@@ -206,11 +220,18 @@ impl Calls {
 }
 
 impl State {
-    fn settle(&mut self, run: Run, grant: Grant, outcome: CallOutcome, report: Report) {
+    fn settle(
+        &mut self,
+        run: Run,
+        grant: Grant,
+        outcome: CallOutcome,
+        report: Report,
+        late_ms: u64,
+    ) {
         self.held.remove(&grant.permit);
         let Report { model, usage, closed_for } = report;
         let closed_ms = closed_for.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        self.settled.push(Settled { run, grant, model, outcome, usage, closed_ms });
+        self.settled.push(Settled { run, grant, model, outcome, usage, closed_ms, late_ms });
     }
 
     fn has_unsent(&self) -> bool {
@@ -227,7 +248,7 @@ impl Permit {
     /// Says what came of the call.
     pub(crate) fn settle(mut self, outcome: CallOutcome, report: Report) {
         if let Some(grant) = take(&mut self.grant) {
-            self.calls.settle(grant, outcome, report);
+            self.calls.settle(grant, outcome, report, self.late_ms);
         }
     }
 }
@@ -235,7 +256,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(grant) = take(&mut self.grant) {
-            self.calls.settle(grant, CallOutcome::Abandoned, Report::default());
+            self.calls.settle(grant, CallOutcome::Abandoned, Report::default(), self.late_ms);
         }
     }
 }

@@ -18,7 +18,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::protocol::calls::{CallOutcome, Grant, Settled};
+use crate::protocol::calls::{CallOutcome, Grant, PERMIT_MS_SHIFT, Settled};
 
 pub(crate) use breaker::Facts;
 pub(crate) use look::Outlook;
@@ -27,9 +27,9 @@ pub(crate) use server::Server;
 
 use meter::{Meter, slot_at};
 
-/// A permit's number counts up from the millisecond of its grant, shifted by so many bits: no
-/// broker gives one of an earlier broker again, and each can tell when it was given.
-const PERMIT_MS_SHIFT: u32 = 20;
+/// A call that went out so long after its grant is counted anew: the second that the window is
+/// longer than a minute has room for less.
+const LATE_MS_MIN: u64 = 500;
 
 /// All of them.
 #[derive(Clone, Debug, Default)]
@@ -205,7 +205,10 @@ impl Permits {
 
     /// A call has ended. A permit that is not held was settled before, or by a loss.
     pub(crate) fn settle(&mut self, settled: &Settled, now_ms: i64) {
-        let Some(held) = self.held.remove(&settled.grant.permit) else { return };
+        let Some(mut held) = self.held.remove(&settled.grant.permit) else { return };
+        if settled.late_ms >= LATE_MS_MIN {
+            self.was_late(&mut held, settled);
+        }
         let used = settled.usage.map(|usage| usage.total_tokens);
         let made = settled.outcome != CallOutcome::NotMade;
         self.put_right(&held, made, used, now_ms);
@@ -215,6 +218,26 @@ impl Permits {
                 server.close_for(closed_ms, now_ms);
             }
         });
+    }
+
+    /// A call went out long after its grant: from then on its minute runs.
+    fn was_late(&mut self, held: &mut Held, settled: &Settled) {
+        let Some(slot) = held.slot else { return };
+        let Some(server) = self.servers.get(&held.server) else { return };
+        let Some(meter) = self.meters.get_mut(&server.meter).filter(|meter| meter.is_timed())
+        else {
+            return;
+        };
+        let at_ms = settled.grant.at_ms().saturating_add(settled.late_ms);
+        let later = slot_at(i64::try_from(at_ms).unwrap_or(i64::MAX));
+        let tokens = i64::try_from(held.tokens).unwrap_or(i64::MAX);
+        meter.correct(slot, -1, -tokens);
+        meter.restore(Slot { at: later, requests: 1, tokens: held.tokens });
+        held.slot = Some(later);
+        for (slot, sign) in [(slot, -1), (later, 1)] {
+            let meter = server.meter.clone();
+            self.memos.push(Memo::Spent { meter, slot, requests: sign, tokens: sign * tokens });
+        }
     }
 
     /// The attempt that held a permit is over, and nobody knows what came of the call.

@@ -35,7 +35,7 @@ fn settled(grant: &Grant, outcome: CallOutcome, tokens: Option<u64>) -> Settled 
     });
     let run = Run { seq: 1, attempt: 1 };
     let (grant, model) = (grant.clone(), "x".to_owned());
-    Settled { run, grant, model, outcome, usage, closed_ms: None }
+    Settled { run, grant, model, outcome, usage, closed_ms: None, late_ms: 0 }
 }
 
 fn fail(permits: &mut Permits, times: usize, now_ms: i64) {
@@ -86,6 +86,24 @@ fn tokens_are_settled_with_what_was_used() {
     let memos = permits.take_memos();
     let spent = |requests, tokens| Memo::Spent { meter: "a".into(), slot: 0, requests, tokens };
     assert_eq!(memos, [spent(1, 900), spent(0, -800)]);
+}
+
+#[test]
+fn the_minute_of_a_late_call_runs_from_the_call() {
+    let mut permits = permits(TWO);
+    let calls: Vec<Grant> = (0..2).map(|_| permits.grant("p:a", 10, 0).unwrap()).collect();
+    let third = Settled { late_ms: 400, ..settled(&calls[1], CallOutcome::Succeeded, None) };
+    permits.settle(&third, 0);
+    let late = Settled { late_ms: 5000, ..settled(&calls[0], CallOutcome::Succeeded, Some(30)) };
+    permits.settle(&late, 6000);
+    permits.take_memos();
+    let used = |permits: &Permits, now_ms| {
+        let look = permits.look("a", now_ms).unwrap();
+        (look.rpm_used, look.tpm_used)
+    };
+    assert_eq!(used(&permits, 60_000), (2, 40));
+    assert_eq!(used(&permits, 61_000), (1, 30));
+    assert_eq!(used(&permits, 66_000), (0, 0));
 }
 
 #[test]
