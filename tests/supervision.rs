@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use support::processes::Process;
 use support::{Daemon, Role, SOON, Value, eventually, json, number, outcomes, pause, text};
 
 fn signal(pid: i32, signal: Signal) {
@@ -361,4 +362,19 @@ fn signals_at_boot_are_heeded() {
     assert!(workers_of(&info).len() >= 2, "{info}");
     daemon.strike(Role::Worker(1));
     daemon.ok(&["submit", "noop", "--wait"]);
+}
+
+/// It has been replaced, so it is told to end; it hears nothing, and is no reason to wait.
+#[test]
+fn a_retired_worker_that_stands_still_holds_up_no_reload() {
+    let daemon = Daemon::start("[workers]\nmin = 2\nmax = 2\nheartbeat_timeout = \"2s\"\n");
+    let before = daemon.all_up();
+    signal(before.workers[0], Signal::SIGSTOP);
+    daemon.ok(&["reload"]);
+    daemon.info_when("all are replaced", |info| info["rolled"] == true);
+    eventually("the old one is gone", SOON, || {
+        Process::of(before.workers[0]).is_none().then_some(())
+    });
+    let now = daemon.all_up();
+    assert!(now.workers.iter().all(|pid| !before.workers.contains(pid)), "{now:?}");
 }
