@@ -31,7 +31,7 @@ mod schedule;
 mod schema;
 mod secret;
 mod show;
-mod suggest;
+pub(crate) mod suggest;
 #[cfg(test)]
 mod tests;
 mod tools;

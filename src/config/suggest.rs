@@ -16,7 +16,8 @@ pub(super) fn unknown(key: impl Display, name: &str, known: &[&str]) -> String {
     }
 }
 
-fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+/// The one of `known` that somebody may have meant by `name`.
+pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     if name.len() > NAME_BYTES_MAX {
         return None;
     }

@@ -1,0 +1,24 @@
+//! Bounds of a workflow and of a run.
+
+/// Bytes of a definition, with everything nested in it.
+pub(crate) const DEFINITION_BYTES_MAX: usize = 1 << 20;
+/// Steps of one workflow.
+pub(crate) const STEPS_MAX: usize = 256;
+/// Workflows inside of each other, the outermost included.
+pub(crate) const NESTING_MAX: usize = 8;
+/// Tasks of one run, those of nested runs not counted: they are runs of their own.
+pub(crate) const TASKS_MAX: usize = 10_000;
+/// Items of a `for_each`, tasks of a `plan`.
+pub(crate) const ITEMS_MAX: usize = 10_000;
+/// The same for a step that does not say its `max`.
+pub(crate) const ITEMS_DEFAULT: usize = 100;
+/// Rounds of a `repeat`.
+pub(crate) const ROUNDS_MAX: usize = 100;
+/// Attempts of a step's task.
+pub(crate) const ATTEMPTS_MAX: u64 = 100;
+/// Steps of the engine that one template may take: a worker's loop waits meanwhile.
+pub(super) const TEMPLATE_STEPS_MAX: u64 = 1_000_000;
+/// Bytes that one template may bring forth.
+pub(super) const RENDERED_BYTES_MAX: usize = 16 << 20;
+/// Bytes of a name of a workflow, step, input or action.
+pub(super) const NAME_BYTES_MAX: usize = 64;

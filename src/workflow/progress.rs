@@ -1,0 +1,426 @@
+//! One run: what has begun, what has ended, and so what comes next. Pure, and the same whenever it
+//! is worked out: whoever has lost it gives a new one the same beginnings and ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use minijinja::Value;
+use minijinja::value::Serde;
+use serde_json::Map;
+use serde_json::value::RawValue;
+
+use super::Workflow;
+use super::definition::{Action, Form, OnFailure, Step};
+use super::fan::FanRun;
+use super::graph;
+use super::key;
+use super::limits::TASKS_MAX;
+use super::outcome::{Outcome, State};
+use super::problem::Problem;
+use super::scope::{Results, Scope};
+use super::set::StepSet;
+use super::shape::raw;
+
+/// A run's state in memory.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    pub(super) workflow: Arc<Workflow>,
+    inputs: Value,
+    results: Arc<Results>,
+    pub(super) runs: Vec<StepRun>,
+    /// Steps to look at: what they wait for has happened.
+    due: BTreeSet<usize>,
+    /// Steps that have not ended.
+    left: usize,
+    /// Tasks that have begun.
+    begun: usize,
+    /// Tasks to begin, in this advance.
+    pub(super) new: Vec<NewStep>,
+    /// Failures that end the run, by step and number of its task.
+    fatal: BTreeMap<(usize, usize), Fatal>,
+}
+
+#[derive(Debug)]
+struct Fatal {
+    message: String,
+    key: Option<String>,
+}
+
+/// How a step is coming along.
+#[derive(Debug)]
+pub(super) struct StepRun {
+    pub(super) phase: Phase,
+    /// What it still waits for.
+    unmet: usize,
+    /// Its tasks, by number.
+    pub(super) tasks: Vec<TaskRun>,
+    /// The numbers of tasks that have ended and were not looked at yet.
+    pub(super) fresh: Vec<usize>,
+}
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    Waiting,
+    Open(Open),
+    /// It has failed, and another step does its work.
+    Rescued,
+    Ended,
+}
+
+/// A step whose tasks run.
+#[derive(Debug)]
+pub(super) enum Open {
+    Once,
+    Fan(FanRun),
+    Rounds(Arc<super::outcome::List>),
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct TaskRun {
+    pub(super) begun: bool,
+    pub(super) ended: bool,
+    /// How it ended, until that is used.
+    pub(super) end: Option<Result<Value, String>>,
+}
+
+/// How a task has ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// With this output.
+    Succeeded(Box<RawValue>),
+    /// For good, with this message.
+    Failed(String),
+}
+
+/// What comes next.
+#[derive(Debug)]
+pub(crate) enum Advance {
+    /// These tasks begin; possibly none, until another one has ended.
+    Go(Vec<NewStep>),
+    /// The run has succeeded.
+    Done { output: Box<RawValue> },
+    /// The run has failed; a retry has to run the tasks with the keys in `blamed` again.
+    Failed { message: String, blamed: Vec<String> },
+}
+
+/// A task of a run, to be begun.
+#[derive(Debug)]
+pub(crate) struct NewStep {
+    /// Its name in the run: `plot`, `scene[3]` (an item, from 0), `table#2` (a round, from 1).
+    pub(crate) key: String,
+    pub(crate) kind: String,
+    pub(crate) input: Box<RawValue>,
+    pub(crate) priority: Option<u8>,
+    pub(crate) timeout_ms: Option<u64>,
+    pub(crate) max_attempts: Option<u32>,
+    /// The idempotency key.
+    pub(crate) task_key: Option<String>,
+    /// What its answer must be like, for `Expect::read`.
+    pub(crate) expect: Option<Box<RawValue>>,
+}
+
+impl Progress {
+    /// A run that begins, with inputs that [`Workflow::check_inputs`] gave.
+    pub(crate) fn new(workflow: Arc<Workflow>, inputs: Map<String, serde_json::Value>) -> Self {
+        let run = |step: &Step| StepRun {
+            phase: Phase::Waiting,
+            unmet: step.needs.len() + usize::from(step.rescues.is_some()),
+            tasks: Vec::new(),
+            fresh: Vec::new(),
+        };
+        let runs: Vec<StepRun> = workflow.steps.iter().map(run).collect();
+        let ready = runs.iter().enumerate().filter(|(_, run)| run.unmet == 0);
+        Self {
+            inputs: Value::from(Serde(inputs)),
+            results: Arc::new(Results::new(Arc::clone(&workflow.by_name))),
+            due: ready.map(|(i, _)| i).collect(),
+            left: runs.len(),
+            begun: 0,
+            new: Vec::new(),
+            fatal: BTreeMap::new(),
+            runs,
+            workflow,
+        }
+    }
+
+    /// Says that a task with this key exists. Keys that the workflow cannot have are ignored.
+    pub(crate) fn began(&mut self, key: &str) {
+        if let Some((step, number)) = key::find(&self.workflow, key) {
+            self.mark(step, number);
+        }
+    }
+
+    /// Says how the task with this key has ended. What was said before stands.
+    pub(crate) fn ended(&mut self, key: &str, end: Ended) {
+        let Some((step, number)) = key::find(&self.workflow, key) else { return };
+        self.mark(step, number);
+        let Some(run) = self.runs.get_mut(step) else { return };
+        let Some(task) = run.tasks.get_mut(number).filter(|task| !task.ended) else { return };
+        task.ended = true;
+        task.end = Some(match end {
+            Ended::Succeeded(output) => serde_json::from_str(output.get())
+                .map_err(|error| format!("its output cannot be read: {error}")),
+            Ended::Failed(message) => Err(message),
+        });
+        if matches!(run.phase, Phase::Waiting | Phase::Open(_)) {
+            run.fresh.push(number);
+        }
+        if matches!(run.phase, Phase::Open(_)) {
+            self.due.insert(step);
+        }
+    }
+
+    /// Notes that a task has begun; whether it is new.
+    fn mark(&mut self, step: usize, number: usize) {
+        let Some(run) = self.runs.get_mut(step) else { return };
+        if run.tasks.len() <= number {
+            run.tasks.resize(number + 1, TaskRun::default());
+        }
+        let Some(task) = run.tasks.get_mut(number).filter(|task| !task.begun) else { return };
+        task.begun = true;
+        self.begun += 1;
+        if let Phase::Open(Open::Fan(fan)) = &mut run.phase {
+            fan.began(number);
+        }
+    }
+
+    /// Works out what comes next. The tasks that it gives count as begun. Takes time for what has
+    /// changed since the last time, not for how large the run is.
+    pub(crate) fn advance(&mut self) -> Advance {
+        while let Some(step) = self.due.pop_first() {
+            if let Err(problem) = self.turn(step) {
+                let message = self.workflow.problem_at(&problem);
+                self.fatal.insert((step, 0), Fatal { message, key: None });
+            }
+        }
+        let new = std::mem::take(&mut self.new);
+        if let Some(first) = self.fatal.values().next() {
+            let message = first.message.clone();
+            let blamed = self.fatal.values().filter_map(|fatal| fatal.key.clone()).collect();
+            return Advance::Failed { message, blamed };
+        }
+        if self.left > 0 {
+            return Advance::Go(new);
+        }
+        match self.output() {
+            Ok(output) => Advance::Done { output },
+            Err(problem) => {
+                let message = self.workflow.problem_at(&problem);
+                Advance::Failed { message, blamed: Vec::new() }
+            }
+        }
+    }
+
+    fn turn(&mut self, i: usize) -> Result<(), Problem> {
+        let workflow = Arc::clone(&self.workflow);
+        let (Some(step), Some(run)) = (workflow.steps.get(i), self.runs.get(i)) else {
+            return Ok(());
+        };
+        if matches!(run.phase, Phase::Waiting) {
+            self.open(i, step)?;
+        }
+        match self.runs.get(i).map(|run| &run.phase) {
+            Some(Phase::Open(Open::Once)) => self.once(i, step),
+            Some(Phase::Open(Open::Fan(_))) => self.fan(i, step),
+            Some(Phase::Open(Open::Rounds(_))) => self.rounds(i, step),
+            _ => Ok(()),
+        }
+    }
+
+    /// Begins a step that waits for nothing more, or skips it.
+    fn open(&mut self, i: usize, step: &Step) -> Result<(), Problem> {
+        if step.rescues.is_some_and(|of| !self.is_rescued(of)) {
+            self.end(i, Outcome::default());
+            return Ok(());
+        }
+        let scope = self.scope(step, Vec::new()).value();
+        if let Some(when) = &step.when
+            && !self.workflow.templates.value(when, &scope)?.is_true()
+        {
+            self.end(i, Outcome::default());
+            return Ok(());
+        }
+        let open = match &step.form {
+            Form::Once => Open::Once,
+            Form::Repeat { .. } => Open::Rounds(Arc::default()),
+            Form::ForEach(fan) | Form::Plan { fan, .. } => {
+                let list = self.workflow.templates.value(&fan.list, &scope)?;
+                match super::fan::tasks(&list, step, fan.max) {
+                    Ok(list) => Open::Fan(self.open_fan(i, list)),
+                    Err(why) => {
+                        return self.fail(i, (0, None), &why, &self.scope(step, Vec::new()));
+                    }
+                }
+            }
+        };
+        if let Some(run) = self.runs.get_mut(i) {
+            run.phase = Phase::Open(open);
+        }
+        Ok(())
+    }
+
+    fn once(&mut self, i: usize, step: &Step) -> Result<(), Problem> {
+        let scope = self.scope(step, Vec::new());
+        let Some(run) = self.runs.get_mut(i) else { return Ok(()) };
+        run.fresh.clear();
+        match run.tasks.get_mut(0) {
+            Some(task) if task.ended => match task.end.take() {
+                Some(Ok(output)) => {
+                    self.end(i, Outcome::of(output, step.action.expects_json));
+                    Ok(())
+                }
+                Some(Err(why)) => self.fail(i, (0, Some(step.name.clone())), &why, &scope),
+                None => Ok(()),
+            },
+            Some(task) if task.begun => Ok(()),
+            _ => self.begin(i, 0, &step.action, scope),
+        }
+    }
+
+    /// Begins a task of a step.
+    pub(super) fn begin(
+        &mut self,
+        i: usize,
+        number: usize,
+        action: &Action,
+        scope: Scope,
+    ) -> Result<(), Problem> {
+        let workflow = Arc::clone(&self.workflow);
+        let Some(step) = workflow.steps.get(i) else { return Ok(()) };
+        if self.begun >= TASKS_MAX {
+            let message = format!("steps.{}: a run has at most {TASKS_MAX} tasks", step.name);
+            self.fatal.insert((i, number), Fatal { message, key: None });
+            return Ok(());
+        }
+        let scope = scope.value();
+        let key = step.key.as_ref().map(|key| workflow.templates.text(key, &scope)).transpose()?;
+        let new = NewStep {
+            key: key::of(step, number),
+            kind: action.kind.clone(),
+            input: action.input.json(&workflow.templates, &scope)?,
+            priority: action.priority,
+            timeout_ms: action.timeout_ms,
+            max_attempts: action.attempts,
+            task_key: key,
+            expect: action.expect.clone(),
+        };
+        self.new.push(new);
+        self.mark(i, number);
+        Ok(())
+    }
+
+    /// What a step's templates see.
+    pub(super) fn scope(&self, step: &Step, own: Vec<(&'static str, Value)>) -> Scope {
+        Scope {
+            inputs: self.inputs.clone(),
+            results: Arc::clone(&self.results),
+            sees: step.sees,
+            itself: None,
+            own,
+        }
+    }
+
+    /// A step has failed: what becomes of it. `task` is the number of the task that failed, and its
+    /// key if another attempt could help.
+    pub(super) fn fail(
+        &mut self,
+        i: usize,
+        (number, key): (usize, Option<String>),
+        why: &str,
+        scope: &Scope,
+    ) -> Result<(), Problem> {
+        let workflow = Arc::clone(&self.workflow);
+        let Some(step) = workflow.steps.get(i) else { return Ok(()) };
+        match &step.on_failure {
+            OnFailure::Fail => self.blame(i, number, key, why),
+            OnFailure::Output(shape) => {
+                let failed = Outcome::failed(why);
+                let error = failed.error.clone();
+                let scope = scope.and(i, failed).value();
+                let output = shape.value(&workflow.templates, &scope)?;
+                let outcome = Outcome::of(output, step.action.expects_json);
+                self.end(i, outcome.instead_of(error));
+            }
+            OnFailure::Step(by) => {
+                Arc::make_mut(&mut self.results).set(i, Arc::new(Outcome::failed(why)));
+                if let Some(run) = self.runs.get_mut(i) {
+                    run.phase = Phase::Rescued;
+                }
+                self.met(*by);
+            }
+        }
+        Ok(())
+    }
+
+    /// The run has failed.
+    pub(super) fn blame(&mut self, i: usize, number: usize, key: Option<String>, why: &str) {
+        let name = self.workflow.steps.get(i).map(|step| step.name.as_str()).unwrap_or_default();
+        let name = key.as_deref().unwrap_or(name);
+        let fatal = Fatal { message: format!("steps.{name}: {why}"), key };
+        self.fatal.insert((i, number), fatal);
+    }
+
+    /// A step has ended, one way or the other: those that wait for it come nearer.
+    pub(super) fn end(&mut self, i: usize, outcome: Outcome) {
+        let workflow = Arc::clone(&self.workflow);
+        let mut next = Some((i, outcome));
+        while let Some((i, outcome)) = next.take() {
+            let (Some(step), Some(run)) = (workflow.steps.get(i), self.runs.get_mut(i)) else {
+                return;
+            };
+            let before = std::mem::replace(&mut run.phase, Phase::Ended);
+            run.fresh = Vec::new();
+            run.tasks.iter_mut().for_each(|task| task.end = None);
+            self.left -= 1;
+            if let OnFailure::Step(by) = &step.on_failure
+                && !matches!(before, Phase::Rescued)
+            {
+                self.met(*by);
+            }
+            for waiting in &step.needed_by {
+                self.met(*waiting);
+            }
+            if let Some(of) = step.rescues.filter(|of| self.is_rescued(*of)) {
+                let error = self.results.get(of).and_then(|failed| failed.error.clone());
+                next = Some((of, outcome.clone().instead_of(error)));
+            }
+            Arc::make_mut(&mut self.results).set(i, Arc::new(outcome));
+        }
+    }
+
+    fn is_rescued(&self, i: usize) -> bool {
+        self.runs.get(i).is_some_and(|run| matches!(run.phase, Phase::Rescued))
+    }
+
+    /// One thing that a step waits for has happened.
+    fn met(&mut self, i: usize) {
+        let Some(run) = self.runs.get_mut(i) else { return };
+        run.unmet = run.unmet.saturating_sub(1);
+        if run.unmet == 0 {
+            self.due.insert(i);
+        }
+    }
+
+    fn output(&self) -> Result<Box<RawValue>, Problem> {
+        let workflow = &self.workflow;
+        if let Some(output) = &workflow.output {
+            let scope = Scope {
+                inputs: self.inputs.clone(),
+                results: Arc::clone(&self.results),
+                sees: StepSet::all(),
+                itself: None,
+                own: Vec::new(),
+            };
+            return output.json(&workflow.templates, &scope.value());
+        }
+        let ran = |i| self.results.get(i).is_some_and(|it| it.state != State::Skipped);
+        let last = graph::last_leaf(&workflow.steps, ran).and_then(|i| self.results.get(i));
+        let summary = last.map(|outcome| outcome.summary());
+        let mut text = String::new();
+        super::shape::push_json(
+            &summary.unwrap_or_else(|| Outcome::default().summary()),
+            &mut text,
+        )?;
+        raw(text)
+    }
+}
