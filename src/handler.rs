@@ -71,7 +71,7 @@ impl Context {
 }
 
 /// What a task needs besides a free slot.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct Needs {
     /// The chain of servers that its first call goes through; empty: it calls nobody that is
     /// limited.
@@ -187,6 +187,11 @@ impl Registry {
         self.handlers.get(kind)
     }
 
+    /// The names of all kinds, in order.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = &str> {
+        self.handlers.keys().map(String::as_str)
+    }
+
     /// Checks a task's kind and input; the error is one sentence with the cure.
     pub fn check(&self, kind: &str, input: &RawValue) -> Result<(), String> {
         self.needs(kind, input).map(drop)
@@ -197,7 +202,7 @@ impl Registry {
         match self.get(kind) {
             Some(handler) => handler.needs(input).map_err(|error| format!("{kind}: {error}")),
             None => {
-                let known: Vec<_> = self.handlers.keys().map(String::as_str).collect();
+                let known: Vec<_> = self.kinds().collect();
                 Err(format!("unknown kind '{kind}': this daemon knows {}", known.join(", ")))
             }
         }

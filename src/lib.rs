@@ -14,14 +14,10 @@ pub mod task;
 
 mod broker;
 mod cgroup;
-// Until runs use it.
-#[allow(dead_code)]
 mod expect;
 mod guard;
 mod master;
 mod worker;
-// Until runs use it.
-#[allow(dead_code, unused_imports)]
 mod workflow;
 
 pub use app::App;

@@ -70,7 +70,7 @@ pub enum State {
     Running,
     /// Waits for a time: delayed, or between two attempts.
     Scheduled,
-    /// Waits for its lane's turn (or, later, for the steps that it needs).
+    /// Waits for its lane's turn, or for the steps of its run.
     Blocked,
     /// Ended with an output.
     Succeeded,
@@ -115,11 +115,16 @@ impl State {
         use State::*;
         match self {
             Queued => matches!(next, Running | Cancelled),
-            Running => matches!(next, Queued | Scheduled | Succeeded | Failed | Cancelled),
-            Scheduled | Blocked => matches!(next, Queued | Scheduled | Cancelled),
+            Running => {
+                matches!(next, Queued | Scheduled | Blocked | Succeeded | Failed | Cancelled)
+            }
+            Scheduled => matches!(next, Queued | Cancelled),
+            // A run that its steps wake, or a step whose key has an answer.
+            Blocked => !matches!(next, Blocked | Failed),
             // By `forq retry` only.
             Failed => matches!(next, Queued | Blocked),
-            Succeeded | Cancelled => false,
+            // A run that is resumed `--from` a step; steps of a run that is resumed.
+            Succeeded | Cancelled => matches!(next, Queued | Blocked),
         }
     }
 }
@@ -389,11 +394,48 @@ pub struct TaskView {
     /// Every start, oldest first; absent in lists.
     #[serde(default)]
     pub attempts: Vec<Attempt>,
+    /// What its calls have cost, in the currency of the providers' prices; absent if nothing.
+    #[serde(default)]
+    pub cost: Option<f64>,
     /// The workflow that it belongs to.
     pub parent: Option<TaskId>,
+    /// Its key there: `plot`, `scene[3]`, `table#2`.
+    #[serde(default)]
+    pub step: Option<String>,
     /// A workflow's steps.
     #[serde(default)]
     pub steps: Vec<TaskId>,
+    /// The same with what each took; absent in lists.
+    #[serde(default)]
+    pub by_step: Vec<StepView>,
+}
+
+/// A workflow's step, as `forq status` tells it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepView {
+    /// Its key in the run.
+    pub step: String,
+    /// Its task.
+    pub id: TaskId,
+    /// The handler's name.
+    pub kind: String,
+    /// Where it stands.
+    pub state: State,
+    /// Starts so far.
+    pub attempt: u32,
+    /// Creation to first start, in milliseconds.
+    pub wait_ms: Option<u64>,
+    /// First start to end, or to now, in milliseconds.
+    pub run_ms: Option<u64>,
+    /// While it runs and is followed: how much text has come, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_bytes: Option<u64>,
+    /// Tokens, for kinds that count them.
+    pub usage: Option<Usage>,
+    /// What its calls have cost.
+    pub cost: Option<f64>,
+    /// Why it did not succeed.
+    pub error: Option<TaskError>,
 }
 
 #[cfg(test)]
@@ -402,11 +444,9 @@ mod tests {
 
     #[test]
     fn final_states_only_leave_by_retry() {
-        for from in State::ALL {
-            for to in State::ALL {
-                if from.is_final() && from.may_become(to) {
-                    assert_eq!(from, State::Failed, "{from} may become {to}");
-                }
+        for from in State::ALL.into_iter().filter(|state| state.is_final()) {
+            for to in State::ALL.into_iter().filter(|to| from.may_become(*to)) {
+                assert!(matches!(to, State::Queued | State::Blocked), "{from} may become {to}");
             }
         }
     }

@@ -44,7 +44,9 @@ impl Core {
                     Err(_) => self.claim_failed(serial, &ready, grant, true),
                 }
             }
-            (Pending::End { run, serial }, Answer::Ended(moved)) => self.ended(run, serial, moved),
+            (Pending::End { run, serial, advance }, Answer::Ended(moved)) => {
+                self.ended(run, serial, advance, moved);
+            }
             (Pending::Cancel { id, changes }, Answer::Cancelled(result)) => {
                 self.cancelled(id, &changes, result);
             }
@@ -119,13 +121,26 @@ impl Core {
             self.make_ready(ready);
         }
         self.clock.due(moved.due_at_ms);
+        for seq in &moved.running {
+            self.cancel_seq(*seq);
+        }
+        for also in &moved.also {
+            if let Some(gone) = &also.gone {
+                self.queues.remove(gone);
+            }
+            self.requeue(also);
+        }
     }
 
     /// Tells a move to those who wait for the task and those who follow it.
     pub(super) fn tell_moved(&mut self, moved: &Moved, run: Option<&RunState>) {
+        for also in &moved.also {
+            self.tell_moved(also, None);
+        }
         if let Some(ready) = &moved.ready {
             self.note_waits(moved.id, ready);
         }
+        self.followed_moved(moved.id);
         if moved.state.is_final() {
             self.tell_final(moved.id, moved.state, run);
         } else if run.is_some() {
@@ -163,11 +178,7 @@ impl Core {
                 changes.add(change(Some(State::Cancelled), true));
             }
             Ok(Some(store::Cancelled::Running { seq })) => {
-                if let Some(state) = self.runs.get_mut(&seq) {
-                    state.facts.cancel_asked = true;
-                    let run = state.facts.run;
-                    self.cancel_run(run);
-                }
+                self.cancel_seq(seq);
                 changes.add(change(Some(State::Running), true));
             }
         }
@@ -186,6 +197,14 @@ impl Core {
             Ok(Some(store::Retried::Not(state))) => changes.add(change(Some(state), false)),
             Ok(Some(store::Retried::KeyTaken(heir))) => {
                 let reason = Some(format!("its key stands for task {heir} by now"));
+                changes.add(Change { reason, ..change(Some(State::Failed), false) });
+            }
+            Ok(Some(store::Retried::StepOf(run))) => {
+                let reason = Some(format!("it is a step: `forq retry {run}` resumes its run"));
+                changes.add(Change { reason, ..change(Some(State::Failed), false) });
+            }
+            Ok(Some(store::Retried::StillRuns(step))) => {
+                let reason = Some(format!("its step {step} still runs: cancel it, or wait"));
                 changes.add(Change { reason, ..change(Some(State::Failed), false) });
             }
             Ok(Some(store::Retried::Back(moved))) => {

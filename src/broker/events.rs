@@ -13,6 +13,8 @@ pub(crate) struct EventLog {
     events: VecDeque<(u64, EventBody)>,
     bytes: usize,
     last_n: u64,
+    /// Text that has come, in bytes.
+    text_bytes: u64,
 }
 
 impl EventLog {
@@ -23,6 +25,9 @@ impl EventLog {
         }
         self.last_n = n;
         self.bytes += body.bytes();
+        if let EventBody::Text(text) = &body {
+            self.text_bytes += text.len() as u64;
+        }
         self.events.push_back((n, body));
         while self.bytes > EVENT_LOG_BYTES_MAX
             && let Some((_, old)) = self.events.pop_front()
@@ -30,6 +35,11 @@ impl EventLog {
             self.bytes -= old.bytes();
         }
         true
+    }
+
+    /// How much text has come, kept or not.
+    pub(crate) fn text_bytes(&self) -> u64 {
+        self.text_bytes
     }
 
     /// The events after number `after`, and whether some between are missing.

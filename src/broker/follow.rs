@@ -22,11 +22,23 @@ pub(crate) struct Follower {
     resumed: bool,
     /// Where the task waits and with which priority, if it does.
     pub(crate) waits: Option<(Waits, u8)>,
+    /// What it wants if the task is a run.
+    of_run: OfRun,
+}
+
+/// What a client asks for that follows a run.
+#[derive(Clone, Default)]
+pub(super) struct OfRun {
+    /// The event behind which it goes on.
+    pub(super) from: Option<String>,
+    /// The text of every step.
+    pub(super) all: bool,
 }
 
 impl Follower {
     pub(super) fn tell(&self, body: FollowBody) {
-        let event = FollowEvent { id: self.id, position: self.at, body };
+        let (id, event) = (self.id, self.at.to_string());
+        let event = FollowEvent { id, event, position: self.at, step: None, body };
         self.to.send(&Reply::Event(event));
     }
 
@@ -58,9 +70,18 @@ impl Follower {
 
 impl Core {
     /// `Follow`: listens first and looks second, so that nothing falls between.
-    pub(super) fn follow(&mut self, to: ReplyTo, id: TaskId, after: Option<EventPosition>) {
-        let at = after.unwrap_or_default();
-        let follower = Follower { to, id, at, resumed: at.attempt > 0, waits: None };
+    pub(super) fn follow(
+        &mut self,
+        to: ReplyTo,
+        id: TaskId,
+        after: Option<EventPosition>,
+        from: Option<String>,
+        all: bool,
+    ) {
+        let from_here = from.as_ref().and_then(|from| from.parse().ok());
+        let at = from_here.or(after).unwrap_or_default();
+        let of_run = OfRun { from, all };
+        let follower = Follower { to, id, at, resumed: at.attempt > 0, waits: None, of_run };
         let client = follower.to.client;
         self.followers.entry(id).or_default().push(follower);
         self.tell_events(id);
@@ -83,6 +104,12 @@ impl Core {
         task: Result<Option<TaskView>, Refusal>,
     ) {
         let task = match task {
+            Ok(Some(task)) if task.kind == crate::worker::handlers::workflow::KIND => {
+                for follower in self.take_followers(id, client) {
+                    self.follow_run(follower.to, follower.of_run, &task);
+                }
+                return;
+            }
             Ok(Some(mut task)) if !task.state.is_final() => {
                 let waits = !self.run_ids.contains_key(&id) && task.state != State::Running;
                 self.explain(&mut task);
@@ -101,19 +128,22 @@ impl Core {
             Ok(None) => Err(no_such_task(id)),
             Err(refusal) => Err(refusal),
         };
-        // Its end may have been told in the meantime: then nobody is left here.
-        let Some(followers) = self.followers.get_mut(&id) else { return };
-        let mut mine: Vec<Follower> =
-            followers.extract_if(.., |follower| follower.to.client == client).collect();
-        if followers.is_empty() {
-            self.followers.remove(&id);
-        }
-        for follower in &mut mine {
+        for follower in &mut self.take_followers(id, client) {
             match &task {
                 Ok(task) => tell_end(follower, task, true),
                 Err(refusal) => follower.to.refuse(refusal.clone()),
             }
         }
+    }
+
+    /// Its end may have been told in the meantime: then nobody is left here.
+    fn take_followers(&mut self, id: TaskId, client: u64) -> Vec<Follower> {
+        let Some(followers) = self.followers.get_mut(&id) else { return Vec::new() };
+        let mine = followers.extract_if(.., |follower| follower.to.client == client).collect();
+        if followers.is_empty() {
+            self.followers.remove(&id);
+        }
+        mine
     }
 
     /// A task has news for those who follow it.
@@ -184,7 +214,7 @@ fn tell_end(follower: &mut Follower, task: &TaskView, late: bool) {
     follower.to.send(&Reply::End);
 }
 
-fn text_of(task: &TaskView) -> Option<String> {
+pub(super) fn text_of(task: &TaskView) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Text {
         text: String,

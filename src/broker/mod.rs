@@ -7,10 +7,11 @@
 //!
 //! * [`clients`], [`workers`], [`master`]: the connections; [`framed`], [`outbox`]: how they read
 //!   and write.
-//! * [`requests`], [`waits`], [`follow`], [`outlook`], [`info`]: what clients ask; [`reconfigure`]: what of it
+//! * [`requests`], [`waits`], [`follow`], [`follow_run`], [`outlook`], [`info`]: what clients ask; [`reconfigure`]: what of it
 //!   only the master can do, and what a reload changes here.
 //! * [`dispatch`], [`runs`], [`loss`]: tasks on their way to workers and back; [`load`]: how much
 //!   of that there is, for the master.
+//! * [`advance`]: runs of workflows, from one step to the next.
 //! * [`calls`]: what running attempts may call, and what came of it; [`cache`], [`reuse`]: who
 //!   needs no call; [`usage`]: what calls took and cost.
 //! * [`schedule`]: tasks that the clock submits.
@@ -19,6 +20,7 @@
 //!   [`pressure`]: what happens when memory is short.
 //! * [`store`]: where tasks live.
 
+mod advance;
 mod answers;
 pub(crate) mod budget;
 mod cache;
@@ -29,6 +31,7 @@ mod dispatch;
 mod drain;
 mod events;
 mod follow;
+mod follow_run;
 mod framed;
 mod info;
 mod load;
@@ -140,6 +143,7 @@ pub(crate) struct Core {
     exits: BTreeMap<u64, (Exit, Instant)>,
     waits: BTreeMap<TaskId, Vec<Wait>>,
     followers: BTreeMap<TaskId, Vec<Follower>>,
+    run_followers: follow_run::RunFollowers,
     writer: Writer,
     reader: Reader,
     disk_full: bool,
@@ -160,6 +164,8 @@ pub(crate) struct Core {
     answered: VecDeque<store::Ready>,
     /// Running attempts that wait for a permit.
     asking: BTreeMap<(Run, u32), calls::Asking>,
+    /// Runs of workflows that a worker knows.
+    homes: BTreeMap<Seq, advance::Home>,
     /// Somebody waits for a gate to open.
     gated: bool,
     /// What calls have cost today.

@@ -37,6 +37,8 @@ pub(crate) enum Pending {
     End {
         run: Run,
         serial: u64,
+        /// The worker that is to advance the run that this end wakes.
+        advance: Option<u64>,
     },
     Cancel {
         id: TaskId,
@@ -127,6 +129,7 @@ impl PendingOps {
     pub(super) fn claims(&self) -> impl Iterator<Item = u64> {
         self.ops.iter().flatten().filter_map(|pending| match pending {
             Pending::Claim { serial, .. } => Some(*serial),
+            Pending::End { advance, .. } => *advance,
             _ => None,
         })
     }

@@ -1,6 +1,7 @@
 //! What clients ask, one method a verb.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use serde_json::value::RawValue;
@@ -16,7 +17,7 @@ use crate::task::{NewTask, PRIORITIES, TaskId};
 use super::clients::ReplyTo;
 use super::pending::Pending;
 use super::store::writer::Op;
-use super::store::{Clear, Defaults, Depth, Insert, view};
+use super::store::{Clear, Defaults, Depth, Insert, Retry, view};
 use super::waits::no_such_task;
 use super::{Core, Input, info, now_ms};
 
@@ -34,16 +35,16 @@ impl Core {
                 self.submit(to, tasks, dry_run.then_some(room_for), wait);
             }
             Request::Status { id } => self.read(move |core| core.status(to, id)),
-            Request::Wait { ids, .. } | Request::Cancel { ids } | Request::Retry { ids }
+            Request::Wait { ids, .. } | Request::Cancel { ids } | Request::Retry { ids, .. }
                 if ids.len() > IDS_MAX =>
             {
                 let message = format!("{} ids in one request; at most {IDS_MAX}", ids.len());
                 to.refuse(Refusal::new(RefusalKind::Invalid, message));
             }
             Request::Wait { ids, full } => self.wait(to, ids, full),
-            Request::Follow { id, after } => self.follow(to, id, after),
+            Request::Follow { id, after, from, all } => self.follow(to, id, after, from, all),
             Request::Cancel { ids } => self.cancel(to, ids),
-            Request::Retry { ids } => self.retry(to, ids),
+            Request::Retry { ids, from } => self.retry(to, ids, from),
             Request::List(filter) => self.read(move |core| core.list(to, filter)),
             Request::QueueStatus { queue } => {
                 self.store(Op::Depth, Pending::Queues { to, queue });
@@ -91,17 +92,21 @@ impl Core {
 
     /// A submission, with what its tasks get that do not say otherwise.
     pub(super) fn insert_of(&self, tasks: Vec<NewTask>, dry_run: Option<u64>) -> Insert {
-        let queue = &self.config.queue;
-        let defaults = Defaults {
-            max_attempts: queue.max_attempts,
-            timeout_ms: u64::try_from(queue.task_timeout.as_millis()).unwrap_or(u64::MAX),
-            max_queued: queue.max_queued.into(),
-        };
         let over_budget = tasks.iter().enumerate();
         let over_budget =
             over_budget.filter_map(|(index, task)| Some((index, self.over_budget(task)?)));
         let over_budget = over_budget.collect();
+        let defaults = self.defaults();
         Insert { tasks, defaults, now_ms: now_ms(), over_budget, dry_run }
+    }
+
+    pub(super) fn defaults(&self) -> Defaults {
+        let queue = &self.config.queue;
+        Defaults {
+            max_attempts: queue.max_attempts,
+            timeout_ms: u64::try_from(queue.task_timeout.as_millis()).unwrap_or(u64::MAX),
+            max_queued: queue.max_queued.into(),
+        }
     }
 
     /// Whether a task can be accepted as it stands; one sentence if not. Finds out what it needs.
@@ -190,15 +195,27 @@ impl Core {
         }
     }
 
-    fn retry(&mut self, to: ReplyTo, ids: Vec<TaskId>) {
+    fn retry(&mut self, to: ReplyTo, ids: Vec<TaskId>, from: Option<String>) {
         if let Some(refusal) = self.phase.refusal() {
             return to.refuse(refusal);
         }
         let changes = Changes::new(to, ids.len());
         for id in ids {
             let changes = changes.clone();
-            self.store(Op::Retry { id, now_ms: now_ms() }, Pending::Retry { id, changes });
+            match from.clone() {
+                Some(step) => self.retry_from(id, step, changes),
+                None => self.put_back_by_hand(id, None, changes),
+            }
         }
+    }
+
+    pub(super) fn put_back_by_hand(
+        &mut self,
+        id: TaskId,
+        redo: Option<BTreeSet<String>>,
+        changes: Changes,
+    ) {
+        self.store(Op::Retry(Retry { id, redo }), Pending::Retry { id, changes });
     }
 
     fn pause(&mut self, to: ReplyTo, queue: Option<String>, paused: bool) {

@@ -15,6 +15,9 @@ use std::time::Duration;
 use super::store::{Facts, Next};
 use crate::task::{Cause, ErrorKind, LossReason, STARTS_MAX, TaskError, TaskId};
 
+/// How long a task waits for workers of this build.
+const PUT_OFF_MS: i64 = 1000;
+
 /// How long failed attempts wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backoff {
@@ -74,6 +77,19 @@ pub(crate) fn after_put_back(facts: &Facts) -> Next {
     Next::Failed { error }
 }
 
+/// After it came to a worker of an earlier build, which does not know such tasks: it is about to be
+/// replaced.
+pub(crate) fn after_put_off(facts: &Facts, now_ms: i64) -> Next {
+    let error = TaskError {
+        kind: ErrorKind::Handler,
+        message: "its worker is of an earlier build: it waits for one of this build".to_owned(),
+        retryable: true,
+        cause: None,
+    };
+    let charged = facts.charged;
+    Next::RetryAt { due_at_ms: now_ms.saturating_add(PUT_OFF_MS), charged, error }
+}
+
 /// How its worker was lost, for people.
 pub(crate) fn loss_message(cause: &Cause) -> String {
     let how = match (&cause.signal, cause.exit_code) {
@@ -129,6 +145,8 @@ mod tests {
             max_attempts: 3,
             cancel_asked: false,
             agent: None,
+            parent: None,
+            is_run: false,
         }
     }
 

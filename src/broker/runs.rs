@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::handler::Needs;
 use crate::protocol::calls::{Begin, CallOutcome, Grant, Settled};
-use crate::protocol::link::{Done, Outcome, Run, Start, TaskEvent, ToWorker};
+use crate::protocol::link::{Done, Outcome, Run, Seq, Start, TaskEvent, ToWorker};
+use crate::protocol::steps::BeginWith;
 use crate::task::{ErrorKind, TaskError, TaskId};
 
 use super::cache::Answer;
@@ -72,27 +73,40 @@ impl Core {
             Some(_) => None,
         };
         self.answers.counts.hits += u64::from(answer.is_some());
-        state.needs = answer.is_none().then_some(ready.needs);
+        state.needs = (answer.is_none() && !state.facts.is_run).then_some(ready.needs);
         state.reused.clone_from(&answer);
         state.permits.extend(grant.as_ref().map(|grant| grant.permit));
         self.run_ids.insert(claimed.id, run.seq);
         self.runs.insert(run.seq, state);
+        let Claimed { id, kind, input, timeout_ms, expect, steps, .. } = claimed;
+        let start = Start { run, id, kind, input, timeout_ms };
+        if let Some(steps) = steps {
+            return self.send_advance(serial, start, steps);
+        }
         let linked = self.workers.get(&serial).and_then(|worker| worker.link.as_ref());
         let Some(link) = linked else {
             // It died, or lost its connection, between the claim and this moment.
             self.put_back(run);
             return;
         };
-        let Claimed { id, kind, input, timeout_ms, .. } = claimed;
-        let start = Start { run, id, kind, input, timeout_ms };
+        if expect.is_some() && link.protocol < 3 {
+            return self.put_off(run);
+        }
         link.outbox.put(&if link.protocol < 2 {
             ToWorker::Run(start)
         } else {
             let cached = answer.map(|answer| answer.output.clone());
             let stale = stale.map(|answer| answer.output.clone());
-            ToWorker::Begin(Begin { start, grant, calls_max, cached, stale })
+            let begin = Begin { start, grant, calls_max, cached, stale };
+            match expect {
+                None => ToWorker::Begin(begin),
+                expect => ToWorker::BeginWith(BeginWith { begin, expect, history: None }),
+            }
         });
-        self.tell_started(claimed.id);
+        self.tell_started(id);
+        if let Some(parent) = self.runs.get(&run.seq).and_then(|state| state.facts.parent) {
+            self.run_moved(parent);
+        }
     }
 
     /// A worker says how an attempt ended.
@@ -113,7 +127,10 @@ impl Core {
         let facts = state.facts.clone();
         if let Some(worker) = self.workers.get_mut(&serial) {
             worker.in_flight = worker.in_flight.saturating_sub(1);
-            worker.tasks_done += 1;
+            worker.tasks_done += u64::from(!facts.is_run);
+        }
+        if matches!(done.outcome, Outcome::Forgotten) {
+            self.homes.remove(&run.seq);
         }
         let failed = self.failed_calls(run);
         self.note_answer(run, &done.outcome);
@@ -135,10 +152,18 @@ impl Core {
     fn after(&self, facts: &Facts, outcome: Outcome, failed_calls: u32) -> Next {
         match outcome {
             Outcome::Succeeded { output, usage } => self.within_limit(output, usage),
-            Outcome::Cancelled | Outcome::Failed { .. } if facts.cancel_asked => {
+            Outcome::Cancelled
+            | Outcome::Failed { .. }
+            | Outcome::Advanced { .. }
+            | Outcome::Forgotten
+            | Outcome::RunFailed { .. }
+                if facts.cancel_asked =>
+            {
                 Next::Cancelled { error: super::store::sqlite::cancelled("cancelled by request") }
             }
-            Outcome::Cancelled => rules::after_put_back(facts),
+            Outcome::Cancelled | Outcome::Forgotten => rules::after_put_back(facts),
+            Outcome::Advanced { steps } => self.after_advance(steps),
+            Outcome::RunFailed { error, blamed } => Next::RunFailed { error, blamed },
             Outcome::Failed { error, retry_after_ms } => {
                 let queue = &self.config.queue;
                 let backoff = Backoff { first: queue.retry_backoff, max: queue.retry_backoff_max };
@@ -170,9 +195,12 @@ impl Core {
         let owner = Owner { instance: self.instance, serial };
         // While submissions come in, the next one's commit is near, and carries this along.
         let awaited = self.inserts_pending == 0
+            && next.state().is_final()
             && self.runs.get(&run.seq).is_some_and(|state| self.is_awaited(state.facts.id));
-        let end = End { run, owner, now_ms: now_ms(), next, awaited, calls };
-        self.store(Op::End(end), Pending::End { run, serial });
+        let advance = self.advance_by(run, serial, &next);
+        let to = advance.as_ref().map(|by| by.owner.serial);
+        let end = End { run, owner, now_ms: now_ms(), next, awaited, calls, advance };
+        self.store(Op::End(end), Pending::End { run, serial, advance: to });
     }
 
     /// Gives a task back that was claimed and never started, or is taken from its worker by a
@@ -192,7 +220,13 @@ impl Core {
     }
 
     /// The end of a claim is committed: its slot and its lane are free.
-    pub(super) fn ended(&mut self, run: Run, serial: u64, moved: Option<Moved>) {
+    pub(super) fn ended(
+        &mut self,
+        run: Run,
+        serial: u64,
+        advance: Option<u64>,
+        mut moved: Option<Moved>,
+    ) {
         let mut state = self.runs.remove(&run.seq);
         if let Some(state) = &mut state {
             let answer = state.answer.take();
@@ -201,6 +235,9 @@ impl Core {
             }
             self.run_ids.remove(&state.facts.id);
             self.queues.ended(&state.facts.queue);
+            if moved.as_ref().is_none_or(|moved| moved.state.is_final()) {
+                self.homes.remove(&run.seq);
+            }
             if moved.is_none() {
                 tracing::error!("the claim on task {} was not held", state.facts.id);
             }
@@ -213,6 +250,10 @@ impl Core {
         if let Some(moved) = &moved {
             self.requeue(moved);
         }
+        let claimed = moved.as_mut().and_then(|moved| moved.advance.take());
+        if let Some(serial) = advance {
+            self.advance(serial, claimed);
+        }
         self.unsynced.push(Ended { run, serial, moved, state });
     }
 
@@ -220,6 +261,10 @@ impl Core {
     pub(super) fn synced(&mut self) {
         for Ended { run, serial, moved, state } in std::mem::take(&mut self.unsynced) {
             self.ack(serial, run);
+            if let Some(state) = state.as_ref().filter(|_| !self.run_followers.is_empty()) {
+                self.tell_last_step_events(state);
+                self.run_moved(state.facts.parent.unwrap_or(run.seq));
+            }
             if let Some(moved) = moved {
                 self.tell_moved(&moved, state.as_ref());
             }
@@ -241,9 +286,21 @@ impl Core {
                 continue;
             }
             if state.events.push(event.n, event.body) {
-                let id = state.facts.id;
-                self.tell_events(id);
+                let (id, seq) = (state.facts.id, event.run.seq);
+                match state.facts.parent {
+                    Some(_) => self.tell_step_events(seq),
+                    None => self.tell_events(id),
+                }
             }
+        }
+    }
+
+    /// Has a running task cancelled.
+    pub(super) fn cancel_seq(&mut self, seq: Seq) {
+        if let Some(state) = self.runs.get_mut(&seq) {
+            state.facts.cancel_asked = true;
+            let run = state.facts.run;
+            self.cancel_run(run);
         }
     }
 

@@ -21,6 +21,7 @@ use crate::worker::kinds;
 use super::budget::{Spent, day_of};
 use super::cache::Answers;
 use super::drain::Phase;
+use super::follow_run::RunFollowers;
 use super::outlook::Paces;
 use super::pending::PendingOps;
 use super::permits::{Memo, Permits, oldest_slot};
@@ -109,6 +110,7 @@ async fn serve(start: Start) -> io::Result<()> {
         exits: BTreeMap::new(),
         waits: BTreeMap::new(),
         followers: BTreeMap::new(),
+        run_followers: RunFollowers::default(),
         writer: Writer::start(Box::new(store), reserve, answers)?,
         reader: Reader::start(&start.database)?,
         disk_full: false,
@@ -125,6 +127,7 @@ async fn serve(start: Start) -> io::Result<()> {
         paces: Paces::default(),
         prospects_at_ms: 0,
         asking: BTreeMap::new(),
+        homes: BTreeMap::new(),
         gated: false,
         spent: found.spent.clone(),
         to_master: to_master.clone(),
@@ -253,6 +256,7 @@ fn recover(store: &mut Sqlite, instance: i64) -> Result<Found, StoreError> {
             next,
             awaited: false,
             calls: Vec::new(),
+            advance: None,
         })?;
     }
     let memos = store.memos(oldest_slot(now_ms))?;

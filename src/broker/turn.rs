@@ -108,6 +108,7 @@ impl Core {
         self.answer_asks();
         self.dispatch();
         self.tell_prospects();
+        self.tell_progress();
         self.tell_what_is_urgent();
         if !self.batch.is_empty() {
             self.writer.send(std::mem::take(&mut self.batch));

@@ -137,6 +137,7 @@ impl Core {
             waits.retain(|wait| wait.to.client != client);
             !waits.is_empty()
         });
+        self.run_followers.forget(client);
         self.followers.retain(|_, followers| {
             followers.retain(|follower| follower.to.client != client);
             !followers.is_empty()

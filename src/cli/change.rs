@@ -1,5 +1,7 @@
 //! `forq cancel` and `forq retry`: change tasks, each told what became of it.
 
+use clap::Args;
+
 use super::args::SomeTasks;
 use super::client::unexpected;
 use super::out::Out;
@@ -11,8 +13,18 @@ pub(crate) fn cancel(args: SomeTasks, globals: &Globals, out: &mut Out) -> Resul
     change(&Request::Cancel { ids: args.ids }, after_cancel, globals, out)
 }
 
-pub(crate) fn retry(args: SomeTasks, globals: &Globals, out: &mut Out) -> Result<u8, CliError> {
-    change(&Request::Retry { ids: args.ids }, after_retry, globals, out)
+#[derive(Debug, Args)]
+pub(crate) struct RetryArgs {
+    #[command(flatten)]
+    tasks: SomeTasks,
+    /// Of a workflow that has ended: run this step again, and all that comes after it
+    #[arg(long, value_name = "STEP")]
+    from: Option<String>,
+}
+
+pub(crate) fn retry(args: RetryArgs, globals: &Globals, out: &mut Out) -> Result<u8, CliError> {
+    let request = Request::Retry { ids: args.tasks.ids, from: args.from };
+    change(&request, after_retry, globals, out)
 }
 
 fn change(

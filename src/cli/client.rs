@@ -81,14 +81,17 @@ impl Client {
         Ok(())
     }
 
-    /// Follows a task to its end; `on_event` is told of each event once, in order.
+    /// Follows a task to its end, from behind an event if one is given; `on_event` is told of each
+    /// event once, in order. `all`: the text of each step of a run.
     pub(crate) fn follow(
         &mut self,
         id: TaskId,
+        from: Option<String>,
+        all: bool,
         on_event: impl FnMut(FollowEvent) -> Result<(), CliError>,
     ) -> Result<(), CliError> {
-        let request = Request::Follow { id, after: None };
-        self.converse(&mut Follow { id, request, is_finished: false, on_event })
+        let request = Request::Follow { id, after: None, from, all };
+        self.converse(&mut Follow { id, all, request, is_finished: false, on_event })
     }
 
     fn converse<E: Exchange>(&mut self, exchange: &mut E) -> Result<E::Answer, CliError> {

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::out::Out;
-use super::{CliError, Exit, Globals};
+use super::{CliError, Exit, Globals, workflow};
 use crate::config::{
     Config, ConfigErrors, Loaded, Schedule, Shown, key_warnings, load, read_sources, schema, show,
     starter,
@@ -29,7 +29,7 @@ enum ConfigVerb {
     Init,
     /// Check a file: each mistake with its line, key and cure
     Check {
-        /// The file [default: the instance's]
+        /// The file, which may be a workflow [default: the instance's]
         file: Option<PathBuf>,
     },
     /// Show every effective value, and where it came from
@@ -87,6 +87,9 @@ fn check(
         Some(file) => (file, true),
         None => effective_file(globals)?,
     };
+    if std::fs::read_to_string(&path).is_ok_and(|text| workflow::is_workflow(&text)) {
+        return check_workflow(&path, out);
+    }
     let read = read(&path, must_exist);
     let checked = read.map_err(|errors| {
         let errors = errors.errors.iter().map(ToString::to_string);
@@ -113,6 +116,20 @@ fn check(
                 out.value(&json!({ "ok": false, "file": path, "errors": errors }))?;
             }
             Err(CliError::invalid(errors.join("\n")))
+        }
+    }
+}
+
+fn check_workflow(path: &Path, out: &mut Out) -> Result<(), CliError> {
+    match workflow::check_file(path) {
+        Ok(_) if out.json => out.value(&json!({ "ok": true, "file": path, "warnings": [] })),
+        Ok(_) => out.line(format_args!("{}: ok", path.display())),
+        Err(error) => {
+            if out.json {
+                let errors: Vec<_> = error.message.lines().collect();
+                out.value(&json!({ "ok": false, "file": path, "errors": errors }))?;
+            }
+            Err(error)
         }
     }
 }

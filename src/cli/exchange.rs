@@ -70,6 +70,7 @@ impl<F: FnMut(Ended) -> Result<(), CliError>> Exchange for Wait<F> {
 
 pub(super) struct Follow<F> {
     pub(super) id: TaskId,
+    pub(super) all: bool,
     pub(super) request: Request,
     pub(super) is_finished: bool,
     pub(super) on_event: F,
@@ -87,7 +88,9 @@ impl<F: FnMut(FollowEvent) -> Result<(), CliError>> Exchange for Follow<F> {
             // The connection broke after the end was told: it is told again, and known.
             Reply::Event(_) if self.is_finished => Ok(None),
             Reply::Event(event) => {
-                self.request = Request::Follow { id: self.id, after: Some(event.position) };
+                let (after, from) = (Some(event.position), Some(event.event.clone()));
+                let from = from.filter(|from| !from.is_empty());
+                self.request = Request::Follow { id: self.id, after, from, all: self.all };
                 self.is_finished = matches!(event.body, FollowBody::Finished { .. });
                 (self.on_event)(event)?;
                 Ok(None)

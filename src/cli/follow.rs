@@ -14,7 +14,7 @@ pub(crate) fn run(args: OneTask, globals: &Globals, out: &mut Out) -> Result<u8,
 /// Streams a task to its end; its result is printed if nothing was streamed.
 pub(crate) fn follow(client: &mut Client, id: TaskId, out: &mut Out) -> Result<u8, CliError> {
     let mut teller = Teller::default();
-    client.follow(id, |event| {
+    client.follow(id, None, false, |event| {
         if out.json {
             out.value(&event)?;
         } else {
@@ -78,7 +78,7 @@ impl Teller {
             FollowBody::Waiting { position: Some(position), estimated_wait_ms } => {
                 self.tell_wait(*position, *estimated_wait_ms, out);
             }
-            FollowBody::Waiting { .. } | FollowBody::Started { .. } => {}
+            FollowBody::Waiting { .. } | FollowBody::Started { .. } | FollowBody::Step { .. } => {}
         }
         Ok(())
     }

@@ -20,6 +20,12 @@ pub(crate) struct ListArgs {
     /// Only of this queue
     #[arg(long, value_name = "NAME")]
     queue: Option<String>,
+    /// The steps of this run
+    #[arg(long, value_name = "ID", value_parser = args::task_id)]
+    run: Option<TaskId>,
+    /// Steps of all runs, too
+    #[arg(long, conflicts_with = "run")]
+    steps: bool,
     #[command(flatten)]
     page: Page,
 }
@@ -37,19 +43,24 @@ pub(crate) struct Page {
 
 pub(crate) fn run(args: ListArgs, globals: &Globals, out: &mut Out) -> Result<u8, CliError> {
     let mut client = globals.connect()?;
-    print(&mut client, args.state, args.kind, args.queue, &args.page, out)
+    let ListArgs { state: states, kind, queue, run, steps, page } = args;
+    let filter = ListFilter { states, kind, queue, run, steps, ..page.filter() };
+    print(&mut client, filter, out)
+}
+
+impl Page {
+    pub(crate) fn filter(&self) -> ListFilter {
+        ListFilter { limit: self.limit, after: self.after, ..ListFilter::default() }
+    }
 }
 
 /// Prints one page.
 pub(crate) fn print(
     client: &mut Client,
-    states: Vec<State>,
-    kind: Option<String>,
-    queue: Option<String>,
-    page: &Page,
+    filter: ListFilter,
     out: &mut Out,
 ) -> Result<u8, CliError> {
-    let filter = ListFilter { states, kind, queue, limit: page.limit, after: page.after };
+    let limit = filter.limit;
     let tasks = match client.call(&Request::List(filter))? {
         Reply::Tasks { tasks } => tasks,
         other => return Err(unexpected(&other)),
@@ -69,7 +80,7 @@ pub(crate) fn print(
         &["ID", "KIND", "STATE", "PRIO", "QUEUE", "ATTEMPT", "WAITED", "RAN", "AGE"],
         tasks.iter().map(|task| row(task, now_ms)),
     )?;
-    if let Some(last) = tasks.last().filter(|_| tasks.len() >= page.limit as usize) {
+    if let Some(last) = tasks.last().filter(|_| tasks.len() >= limit as usize) {
         out.note(format_args!("hint: there may be more: --after {}", last.id));
     }
     Ok(Exit::Done as u8)
@@ -82,7 +93,10 @@ fn row(task: &TaskView, now_ms: i64) -> Vec<Cell> {
     };
     vec![
         Cell::new(task.id),
-        Cell::new(&task.kind),
+        Cell::new(match &task.step {
+            Some(step) => format!("{} ({step})", task.kind),
+            None => task.kind.clone(),
+        }),
         state_cell(task.state, status::state(task)),
         Cell::new(task.priority),
         Cell::new(&task.queue),

@@ -38,6 +38,7 @@ mod top;
 mod usage;
 mod wait;
 mod when;
+mod workflow;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -151,7 +152,7 @@ enum Verb {
     /// Cancel tasks, running ones too
     Cancel(args::SomeTasks),
     /// Put failed tasks back
-    Retry(args::SomeTasks),
+    Retry(change::RetryArgs),
     /// Wait until tasks have ended
     Wait(wait::WaitArgs),
     /// List tasks, newest first

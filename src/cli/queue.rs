@@ -8,7 +8,7 @@ use super::client::{Client, unexpected};
 use super::list::{self, Page};
 use super::out::Out;
 use super::{CliError, Exit, Globals};
-use crate::protocol::control::{QueueCounts, Reply, Request};
+use crate::protocol::control::{ListFilter, QueueCounts, Reply, Request};
 use crate::task::State;
 
 #[derive(Debug, Args)]
@@ -41,7 +41,8 @@ pub(crate) fn run(args: QueueArgs, globals: &Globals, out: &mut Out) -> Result<u
     let (request, did) = match args.verb {
         QueueVerb::Items(page) => {
             let states = State::ALL.into_iter().filter(|state| !state.is_final()).collect();
-            return list::print(&mut client, states, None, queue, &page, out);
+            let filter = ListFilter { states, queue, steps: true, ..page.filter() };
+            return list::print(&mut client, filter, out);
         }
         QueueVerb::Status => (Request::QueueStatus { queue }, String::new()),
         QueueVerb::Pause => (Request::QueuePause { queue }, format!("{which}: paused")),

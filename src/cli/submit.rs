@@ -10,7 +10,7 @@ use super::args::TaskOptions;
 use super::client::{Client, unexpected};
 use super::jsonl::{self, Numbered};
 use super::out::Out;
-use super::{CliError, Exit, Globals, follow, input, result, wait, when};
+use super::{CliError, Exit, Globals, follow, input, result, wait, when, workflow};
 use crate::protocol::control::{Refusal, RefusalKind, Reply, Request};
 use crate::task::{NewTask, TaskId, empty_object};
 
@@ -22,14 +22,18 @@ const TASK_OVERHEAD_BYTES: usize = 512;
 
 #[derive(Debug, Args)]
 pub(crate) struct SubmitArgs {
-    /// What kind of task: chat, http, exec, sleep, noop, or one of the daemon's own
+    /// What kind of task: chat, http, exec, tool, workflow, sleep, noop, or one of the daemon's own
     #[arg(required_unless_present = "jsonl")]
     kind: Option<String>,
-    /// Its input: JSON, @FILE, or - for stdin [default: {}]
+    /// Its input: JSON, @FILE, or - for stdin [default: {}]; of a workflow @FILE.toml, too
     #[arg(allow_negative_numbers = true)]
     input: Option<String>,
+    /// A value for an input of the workflow: NAME=VALUE, NAME=@FILE, or @FILE with an object of
+    /// them; may be given several times
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
     /// A file of tasks, one {"kind":…,"input":…} a line, or - for stdin
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["kind", "input", "key", "follow"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kind", "input", "set", "key", "follow"])]
     jsonl: Option<PathBuf>,
     #[command(flatten)]
     options: TaskOptions,
@@ -45,8 +49,7 @@ pub(crate) fn run(args: SubmitArgs, globals: &Globals, out: &mut Out) -> Result<
     if let Some(file) = &args.jsonl {
         return submit_file(file.clone(), &args, globals, out);
     }
-    let input = args.input.as_deref().map_or_else(|| Ok(empty_object()), input::json)?;
-    let mut task = NewTask::new(args.kind.unwrap_or_default(), input);
+    let mut task = task_of(&args)?;
     args.options.complete(&mut task, when::now_ms());
     let mut client = globals.connect()?;
     let id = submit_one(&mut client, task)?;
@@ -58,6 +61,22 @@ pub(crate) fn run(args: SubmitArgs, globals: &Globals, out: &mut Out) -> Result<
     }
     print_id(id, out)?;
     Ok(Exit::Done as u8)
+}
+
+fn task_of(args: &SubmitArgs) -> Result<NewTask, CliError> {
+    let kind = args.kind.clone().unwrap_or_default();
+    if kind == workflow::KIND {
+        let input = args.input.as_deref().ok_or_else(|| {
+            CliError::invalid("which workflow?")
+                .hint("forq submit workflow @FILE.toml --set NAME=VALUE")
+        })?;
+        return workflow::task_of_input(input, &args.set);
+    }
+    if !args.set.is_empty() {
+        return Err(CliError::invalid(format!("--set is for workflows: '{kind}' has an INPUT")));
+    }
+    let input = args.input.as_deref().map_or_else(|| Ok(empty_object()), input::json)?;
+    Ok(NewTask::new(kind, input))
 }
 
 /// Submits one task; its id is that of an older one if they share a key.

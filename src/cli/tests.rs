@@ -59,7 +59,9 @@ fn finished(ids: &[TaskId], state: State, output: Option<&str>) -> Act {
 }
 
 fn event(id: TaskId, attempt: u32, n: u64, body: FollowBody) -> Act {
-    Act::Reply(Reply::Event(FollowEvent { id, position: EventPosition { attempt, n }, body }))
+    let position = EventPosition { attempt, n };
+    let (event, step) = (position.to_string(), None);
+    Act::Reply(Reply::Event(FollowEvent { id, event, position, step, body }))
 }
 
 fn text(text: &str) -> FollowBody {

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::lifeline::Resize;
-use crate::task::{NewTask, State, TaskId, TaskView};
+use crate::task::{NewTask, State, StepView, TaskId, TaskView};
 
 /// The version of this protocol. A client refuses a daemon that speaks another.
 pub const CONTROL_PROTOCOL: u32 = 1;
@@ -73,6 +73,12 @@ pub enum Request {
         /// Skip the events of earlier attempts, and of this attempt up to and with this number.
         #[serde(default)]
         after: Option<EventPosition>,
+        /// The same as an event tells it ([`FollowEvent::event`]); goes before `after`.
+        #[serde(default)]
+        from: Option<String>,
+        /// Of a run: the text of every step, not only of those that it names as its voice.
+        #[serde(default)]
+        all: bool,
     },
     /// Cancel, in every state that is not final. Answer: [`Reply::Changed`].
     Cancel {
@@ -83,6 +89,9 @@ pub enum Request {
     Retry {
         /// Which.
         ids: Vec<TaskId>,
+        /// Of a run: from this step on, whatever came of it and of those after it.
+        #[serde(default)]
+        from: Option<String>,
     },
     /// Tasks, newest first. Answer: [`Reply::Tasks`].
     List(ListFilter),
@@ -216,6 +225,12 @@ pub struct ListFilter {
     pub limit: u32,
     /// Only older than this one.
     pub after: Option<TaskId>,
+    /// Only steps of this run.
+    #[serde(default)]
+    pub run: Option<TaskId>,
+    /// Steps of runs, too: they are many.
+    #[serde(default)]
+    pub steps: bool,
 }
 
 /// What the broker answers.
@@ -290,9 +305,16 @@ pub struct Ended {
 pub struct FollowEvent {
     /// The task.
     pub id: TaskId,
-    /// Where in the stream this is.
+    /// Where in the stream this is: `forq follow --after` goes on behind it, also at another broker.
+    #[serde(default)]
+    pub event: String,
+    /// The same of a task that is no run.
     #[serde(flatten)]
     pub position: EventPosition,
+    /// Of a run: the step that this is about, by its key; those of a workflow within it behind a
+    /// `/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
     /// What happened.
     #[serde(flatten)]
     pub body: FollowBody,
@@ -328,6 +350,11 @@ pub enum FollowBody {
     },
     /// Events are missing here: there were more than forq keeps.
     Gap,
+    /// A step of a run began, changed its state, or has come further.
+    Step {
+        /// How it stands.
+        view: Box<StepView>,
+    },
     /// The task ended; the last event.
     Finished {
         /// The whole task.
@@ -339,8 +366,12 @@ pub enum FollowBody {
 #[derive(Deserialize)]
 struct FlatEvent {
     id: TaskId,
+    #[serde(default)]
+    event: String,
     attempt: u32,
     n: u64,
+    step: Option<String>,
+    view: Option<Box<StepView>>,
     r#type: String,
     worker_pid: Option<i32>,
     position: Option<u64>,
@@ -349,6 +380,23 @@ struct FlatEvent {
     #[serde(default)]
     data: serde_json::Value,
     task: Option<Box<TaskView>>,
+}
+
+impl std::fmt::Display for EventPosition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.attempt, self.n)
+    }
+}
+
+impl FromStr for EventPosition {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('.');
+        let parsed = parts.and_then(|(attempt, n)| {
+            Some(Self { attempt: attempt.parse().ok()?, n: n.parse().ok()? })
+        });
+        parsed.ok_or_else(|| format!("'{text}' is no event of a task: they are like 1.17"))
+    }
 }
 
 impl TryFrom<FlatEvent> for FollowEvent {
@@ -368,11 +416,12 @@ impl TryFrom<FlatEvent> for FollowEvent {
             "text" => FollowBody::Text { text: flat.text.ok_or_else(|| lacks("text"))? },
             "data" => FollowBody::Data { data: flat.data },
             "gap" => FollowBody::Gap,
+            "step" => FollowBody::Step { view: flat.view.ok_or_else(|| lacks("view"))? },
             "finished" => FollowBody::Finished { task: flat.task.ok_or_else(|| lacks("task"))? },
             unknown => return Err(format!("unknown type of event '{unknown}'")),
         };
         let position = EventPosition { attempt: flat.attempt, n: flat.n };
-        Ok(Self { id: flat.id, position, body })
+        Ok(Self { id: flat.id, event: flat.event, position, step: flat.step, body })
     }
 }
 

@@ -18,7 +18,8 @@ use std::fmt::{Debug, Write};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{calls, codec, lifeline, link};
+use super::{calls, codec, lifeline, link, steps};
+use crate::handler::Needs;
 use crate::task::{Cause, ErrorKind, LossReason, TaskError, TaskId, Usage};
 
 /// One message a line: its type and variant, then its bytes.
@@ -95,6 +96,11 @@ fn grant() -> calls::Grant {
     calls::Grant { permit: 1 << 40, server: "p".to_owned(), tokens: 70_000 }
 }
 
+fn begin(start: link::Start) -> calls::Begin {
+    let (grant, cached) = (Some(grant()), Some("{}".to_owned()));
+    calls::Begin { start, grant, calls_max: 3, cached, stale: None }
+}
+
 fn cause(reason: LossReason) -> Cause {
     Cause { signal: Some("SIGABRT".to_owned()), exit_code: Some(-1), reason: Some(reason) }
 }
@@ -111,6 +117,38 @@ fn hello() -> link::Hello {
     }
 }
 
+fn step_task() -> steps::StepTask {
+    let needs = Needs {
+        gate: "m:default".to_owned(),
+        tokens: 512,
+        cache_key: Some(1 << 100),
+        cache_refresh: true,
+        agent: Some("host".to_owned()),
+    };
+    steps::StepTask {
+        id: TaskId(uuid::Uuid::from_u128(1 << 64)),
+        key: "scene[3]".to_owned(),
+        kind: "chat".to_owned(),
+        input: "{}".to_owned(),
+        priority: Some(7),
+        timeout_ms: Some(60_000),
+        max_attempts: Some(3),
+        task_key: Some("k".to_owned()),
+        expect: Some("{}".to_owned()),
+        needs,
+    }
+}
+
+fn step_news() -> Vec<steps::StepNews> {
+    use steps::{StepEnd, StepNews};
+    let news = |key: &str, end| StepNews { key: key.to_owned(), end };
+    vec![
+        news("plot", Some(StepEnd::Succeeded("{}".to_owned()))),
+        news("scene[3]", Some(StepEnd::Failed("why".to_owned()))),
+        news("table#2", None),
+    ]
+}
+
 fn outcomes() -> Vec<link::Outcome> {
     let error = TaskError {
         kind: ErrorKind::Provider,
@@ -120,8 +158,11 @@ fn outcomes() -> Vec<link::Outcome> {
     };
     vec![
         link::Outcome::Succeeded { output: "{\"a\":1}".to_owned(), usage: Some(USAGE) },
-        link::Outcome::Failed { error, retry_after_ms: Some(1500) },
+        link::Outcome::Failed { error: error.clone(), retry_after_ms: Some(1500) },
         link::Outcome::Cancelled,
+        link::Outcome::Advanced { steps: vec![step_task()] },
+        link::Outcome::Forgotten,
+        link::Outcome::RunFailed { error, blamed: vec!["plot".to_owned()] },
     ]
 }
 
@@ -169,14 +210,18 @@ fn between_worker_and_broker() {
             link::ToWorker::Cancel(RUN),
             link::ToWorker::Ack { runs: vec![RUN] },
             link::ToWorker::Drain,
-            link::ToWorker::Begin(calls::Begin {
-                start,
-                grant: Some(grant()),
-                calls_max: 3,
-                cached: Some("{}".to_owned()),
-                stale: None,
-            }),
+            link::ToWorker::Begin(begin(start.clone())),
             link::ToWorker::Answered(calls::Answered { run: RUN, number: 2, result: Ok(grant()) }),
+            link::ToWorker::Advance(steps::Advance {
+                start: start.clone(),
+                known: true,
+                steps: step_news(),
+            }),
+            link::ToWorker::BeginWith(steps::BeginWith {
+                begin: begin(start),
+                expect: Some("{}".to_owned()),
+                history: Some("[]".to_owned()),
+            }),
         ],
     );
     lines.check("link::CallOutcome", &{

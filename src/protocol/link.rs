@@ -6,13 +6,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::calls::{Answered, Ask, Begin, Grant, Settled};
+use super::steps::{Advance, BeginWith, StepTask};
 use crate::handler::Event;
 use crate::task::{TaskError, TaskId, Usage};
 
 /// The version of this protocol. Version 2 knows permits: what it adds stands at the end of each
 /// enum, and only [`ToWorker::Begin`] may come unasked, so a worker of version 1 is sent
-/// [`ToWorker::Run`] instead.
-pub const LINK_PROTOCOL: u32 = 2;
+/// [`ToWorker::Run`] instead. Version 3 knows workflows: a worker before it is sent nothing of them.
+pub const LINK_PROTOCOL: u32 = 3;
 /// The oldest version that a broker still speaks: that of workers which an upgrade found.
 pub const LINK_PROTOCOL_MIN: u32 = 1;
 
@@ -143,6 +144,20 @@ pub enum Outcome {
     },
     /// Its future was dropped because the broker said so.
     Cancelled,
+    /// A run has come this far, and waits for its steps.
+    Advanced {
+        /// Those that are next, each of which is told only once.
+        steps: Vec<StepTask>,
+    },
+    /// A run that this worker was to know is not in its memory any more: tell it the whole.
+    Forgotten,
+    /// A run has failed.
+    RunFailed {
+        /// Why.
+        error: TaskError,
+        /// The keys of the steps that a retry runs again.
+        blamed: Vec<String>,
+    },
 }
 
 /// What the broker says.
@@ -164,6 +179,10 @@ pub enum ToWorker {
     Begin(Begin),
     /// The answer to an [`Ask`].
     Answered(Answered),
+    /// Advance this run.
+    Advance(Advance),
+    /// Start this attempt, with more than [`ToWorker::Begin`] carries.
+    BeginWith(BeginWith),
 }
 
 /// An attempt to start.

@@ -2,7 +2,8 @@
 //!
 //! * [`control`]: clients and broker; length-framed JSON, since a client and a daemon may differ
 //!   in age.
-//! * [`link`]: broker and workers; length-framed bincode; [`calls`]: what of it is about calls.
+//! * [`link`]: broker and workers; length-framed bincode; [`calls`], [`steps`]: what of it is
+//!   about calls and workflows.
 //! * [`lifeline`]: master and children; bincode, a message a packet.
 //! * [`frame`]: the length prefix and its limits.
 //! * [`codec`]: bincode, in one place.
@@ -15,3 +16,4 @@ mod fixtures;
 pub mod frame;
 pub mod lifeline;
 pub mod link;
+pub mod steps;

@@ -85,6 +85,17 @@ impl Held {
         Some(started)
     }
 
+    /// Holds an attempt that ends as soon as it has started. `false` if it is held already.
+    pub(super) fn hold(&mut self, run: Run, wake: &Arc<Wake>) -> bool {
+        if self.runs.contains_key(&run) {
+            return false;
+        }
+        let log = Arc::new(EventLog { run, kept: Mutex::default(), wake: Arc::clone(wake) });
+        let (cancel, calls) = (Rc::default(), Calls::free(0));
+        self.runs.insert(run, Holding { cancel, log, calls, done: None });
+        true
+    }
+
     /// Keeps a result.
     pub(super) fn finish(&mut self, done: Done) {
         let run = done.run;
@@ -180,8 +191,9 @@ impl Held {
 fn bytes_of(done: &Done) -> usize {
     match &done.outcome {
         Outcome::Succeeded { output, .. } => output.len(),
-        Outcome::Failed { error, .. } => error.message.len(),
-        Outcome::Cancelled => 0,
+        Outcome::Failed { error, .. } | Outcome::RunFailed { error, .. } => error.message.len(),
+        Outcome::Advanced { steps } => steps.iter().map(|step| step.input.len()).sum(),
+        Outcome::Cancelled | Outcome::Forgotten => 0,
     }
 }
 

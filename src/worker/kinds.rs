@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::handlers::chat::{Agent, Agents, ChatHandler, Provider, Routes};
 use super::handlers::tool::{Tool, ToolHandler};
+use super::handlers::workflow::{self, WorkflowHandler};
 use super::handlers::{exec::Exec, http::Http, noop::Noop, sleep::Sleep};
 use crate::config::{Config, Service, Streaming};
 use crate::handler::Registry;
@@ -26,6 +27,8 @@ pub(crate) fn with_built_in(
     registry.insert("sleep", Rc::new(Sleep));
     registry.insert("tool", Rc::new(ToolHandler::new(tools(config, with_keys)?)));
     registry.add(users);
+    let workflow = WorkflowHandler::new(registry.clone());
+    registry.insert(workflow::KIND, Rc::new(workflow));
     Ok(registry)
 }
 

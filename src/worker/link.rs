@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::spawn_local;
 
+use super::flows::Flows;
 use super::held::{Held, Wake};
 use super::lag::{LOOK_EVERY, Pace};
 use super::runner;
@@ -22,6 +23,7 @@ use crate::protocol::calls::Begin;
 use crate::protocol::codec;
 use crate::protocol::frame::take_frame;
 use crate::protocol::link::{Hello, LINK_PROTOCOL, TaskEvent, ToBroker, ToWorker};
+use crate::protocol::steps::Advance;
 
 /// The pause between two tries to reach a broker; the first tries come faster.
 const RECONNECT_MAX: Duration = Duration::from_millis(200);
@@ -53,13 +55,18 @@ pub(super) struct Link {
 /// What lives across connections.
 struct State {
     held: RefCell<Held>,
+    flows: RefCell<Flows>,
     wake: Arc<Wake>,
 }
 
 impl Link {
     /// Serves brokers, one after the other, until one of them says to drain and nothing is held.
     pub(super) async fn serve(&self) {
-        let state = Rc::new(State { held: RefCell::default(), wake: Arc::default() });
+        let state = Rc::new(State {
+            held: RefCell::default(),
+            flows: RefCell::default(),
+            wake: Arc::default(),
+        });
         tokio::select! {
             () = self.serve_brokers(&state) => {}
             () = self.watch_the_loop(&state.wake) => {}
@@ -154,6 +161,8 @@ impl Link {
                     Begin { start, grant: None, calls_max: u32::MAX, cached: None, stale: None };
                 self.start(begin, false, state);
             }
+            ToWorker::BeginWith(with) => self.start(with.begin, true, state),
+            ToWorker::Advance(advance) => self.advance(advance, state),
             ToWorker::Answered(answered) => state.held.borrow().answered(answered),
             ToWorker::Cancel(run) => state.held.borrow().cancel(run),
             ToWorker::Ack { runs } => {
@@ -180,6 +189,18 @@ impl Link {
             state.held.borrow_mut().finish(done);
             state.wake.changed.notify_one();
         });
+    }
+
+    /// Makes an advance at once: it is short, and waits for nothing.
+    fn advance(&self, advance: Advance, state: &State) {
+        if !state.held.borrow_mut().hold(advance.start.run, &state.wake) {
+            return;
+        }
+        let mut flows = state.flows.borrow_mut();
+        let done = flows.advance(&self.registry, advance, self.output_bytes_max);
+        let done = runner::within_limits(done, self.output_bytes_max);
+        state.held.borrow_mut().finish(done);
+        state.wake.changed.notify_one();
     }
 
     /// Sends what there is to send. `true`: drained.

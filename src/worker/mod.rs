@@ -1,6 +1,7 @@
 //! The worker: runs tasks on its own event loop.
 //!
 //! * [`link`]: the connection to the broker, and what survives it.
+//! * [`flows`]: runs of workflows, and their advances.
 //! * [`held`]: attempts that run or whose result is not acknowledged.
 //! * [`calls`]: what an attempt may call, and what came of it.
 //! * [`lag`]: how many tasks its event loop can bear.
@@ -9,6 +10,7 @@
 //! * [`handlers`]: the kinds themselves.
 
 pub(crate) mod calls;
+mod flows;
 pub(crate) mod handlers;
 mod held;
 pub(crate) mod kinds;

@@ -78,7 +78,7 @@ fn begin(
         .map_err(|panic| panicked(panic.as_ref()))
 }
 
-fn outcome_of(result: Result<Output, HandlerError>) -> Outcome {
+pub(super) fn outcome_of(result: Result<Output, HandlerError>) -> Outcome {
     match result {
         Ok(output) => Outcome::Succeeded {
             output: Box::<str>::from(output.json).into_string(),
@@ -97,7 +97,7 @@ fn timed_out(timeout_ms: u64) -> HandlerError {
     HandlerError::of(ErrorKind::Timeout, message, true)
 }
 
-fn panicked(panic: &(dyn std::any::Any + Send)) -> HandlerError {
+pub(super) fn panicked(panic: &(dyn std::any::Any + Send)) -> HandlerError {
     let what = panic
         .downcast_ref::<&str>()
         .copied()

@@ -157,7 +157,7 @@ async fn follow_task(
     let Reply::Submitted { .. } = next_reply(stream, incoming).await? else {
         return Err("the daemon does not accept the task".into());
     };
-    send(stream, &Request::Follow { id, after: None }).await?;
+    send(stream, &Request::Follow { id, after: None, from: None, all: false }).await?;
     let mut first_token = None;
     loop {
         match next_reply(stream, incoming).await? {

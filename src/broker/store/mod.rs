@@ -3,7 +3,7 @@
 //! * [`sqlite`]: the embedded default, with its [`schema`].
 //! * [`writer`]: the one thread that writes; group commit.
 //! * [`reader`]: the thread for people's reads.
-//! * [`view`], [`usage`]: tasks and accounts as people see them.
+//! * [`view`], [`tree`], [`usage`]: tasks, runs and accounts as people see them.
 //! * [`reserve`]: the file that is given up when the disk is full.
 //!
 //! A store decides nothing: which task runs next, and what becomes of a failed one, is told to
@@ -13,17 +13,19 @@ pub(crate) mod reader;
 pub(crate) mod reserve;
 pub(crate) mod schema;
 pub(crate) mod sqlite;
+pub(crate) mod tree;
 pub(crate) mod usage;
 pub(crate) mod view;
 pub(crate) mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::budget::Spent;
 use super::permits::Memo;
 use crate::handler::Needs;
 use crate::protocol::control::Refusal;
 use crate::protocol::link::{Run, Seq};
+use crate::protocol::steps::{StepNews, StepTask};
 use crate::task::{NewTask, State, TaskError, TaskId, Usage};
 
 /// The promises that the broker builds on. Each method is one step of a transaction that is
@@ -51,7 +53,7 @@ pub(crate) trait Store: Send {
     /// Cancels what is queued, delayed or blocked in a queue (or in all), `limit` at a time.
     fn clear(&mut self, clear: &Clear) -> Result<Vec<Moved>, StoreError>;
     /// Puts a failed task back, at the tail of its lane if it has one.
-    fn retry(&mut self, id: TaskId, now_ms: i64) -> Result<Option<Retried>, StoreError>;
+    fn retry(&mut self, retry: &Retry) -> Result<Option<Retried>, StoreError>;
     /// Queues scheduled tasks whose time has come, `limit` at a time.
     fn promote(&mut self, now_ms: i64, limit: u32) -> Result<Due, StoreError>;
     /// Cancels tasks that expired before they started, `limit` at a time.
@@ -141,7 +143,7 @@ pub(crate) struct LastRun {
 }
 
 /// What a task gets that does not say otherwise, and what bounds them all.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Defaults {
     pub(crate) max_attempts: u32,
     pub(crate) timeout_ms: u64,
@@ -189,6 +191,22 @@ pub(crate) struct Claimed {
     pub(crate) input: String,
     pub(crate) timeout_ms: u64,
     pub(crate) facts: Facts,
+    /// What the answer must be like, as JSON.
+    pub(crate) expect: Option<String>,
+    /// Of a run: its steps.
+    pub(crate) steps: Option<Steps>,
+}
+
+/// What a run's advance is told of its steps.
+#[derive(Debug)]
+pub(crate) struct Steps {
+    /// The worker knows the run, and these are the news; otherwise they are all.
+    pub(crate) known: bool,
+    pub(crate) news: Vec<StepNews>,
+    /// News after this place in the order of ends are yet to be told.
+    pub(crate) heard: Ord,
+    /// Steps that a retry puts back.
+    pub(crate) resumed: Vec<Ready>,
 }
 
 /// What the rules of failure and loss look at.
@@ -207,6 +225,10 @@ pub(crate) struct Facts {
     pub(crate) cancel_asked: bool,
     /// Whose budget its calls are charged to.
     pub(crate) agent: Option<String>,
+    /// The run whose step it is.
+    pub(crate) parent: Option<Seq>,
+    /// It is a run itself.
+    pub(crate) is_run: bool,
 }
 
 /// A claim that has not ended.
@@ -228,6 +250,17 @@ pub(crate) struct End {
     pub(crate) awaited: bool,
     /// The calls that it made.
     pub(crate) calls: Vec<Paid>,
+    /// Who advances the run that this end wakes, if it can be at once.
+    pub(crate) advance: Option<AdvanceBy>,
+}
+
+/// A worker that advances a run.
+#[derive(Clone, Debug)]
+pub(crate) struct AdvanceBy {
+    pub(crate) owner: Owner,
+    pub(crate) worker_pid: i32,
+    /// It knows the run, and has heard of its steps up to this place in the order of their ends.
+    pub(crate) heard: Option<Ord>,
 }
 
 /// A call, or an answer that stood for one, as the accounts see it.
@@ -258,6 +291,10 @@ pub(crate) enum Next {
     Succeeded { output: String, usage: Option<Usage> },
     /// Final, without one.
     Failed { error: TaskError },
+    /// The same of a run, whose retry runs the steps with these keys again.
+    RunFailed { error: TaskError, blamed: Vec<String> },
+    /// A run that waits for its steps; these are new.
+    Advanced { steps: Vec<StepTask>, defaults: Defaults },
     /// Final, on demand.
     Cancelled { error: TaskError },
     /// Again at this time.
@@ -273,10 +310,11 @@ impl Next {
     pub(crate) fn state(&self) -> State {
         match self {
             Next::Succeeded { .. } => State::Succeeded,
-            Next::Failed { .. } => State::Failed,
+            Next::Failed { .. } | Next::RunFailed { .. } => State::Failed,
             Next::Cancelled { .. } => State::Cancelled,
             Next::RetryAt { .. } => State::Scheduled,
             Next::Lost { .. } | Next::PutBack => State::Queued,
+            Next::Advanced { .. } => State::Blocked,
         }
     }
 }
@@ -290,10 +328,33 @@ pub(crate) struct Moved {
     pub(crate) ready: Option<Ready>,
     /// Where this task stood, if it was ready and is no more.
     pub(crate) gone: Option<Box<Ready>>,
-    /// The next one of its lane, if its turn has come and it is ready.
-    pub(crate) released: Option<Ready>,
+    /// What it makes ready: the next one of its lane, the run whose step it was, new steps.
+    pub(crate) released: Vec<Ready>,
     /// When this task, or the next one of its lane, can become ready.
     pub(crate) due_at_ms: Option<i64>,
+    /// The run whose step it was, claimed by who was to advance it.
+    pub(crate) advance: Option<Box<Claimed>>,
+    /// Other tasks that ended with it: the waiting steps of a run, steps that waited for its answer.
+    pub(crate) also: Vec<Moved>,
+    /// Running steps of a run that is cancelled.
+    pub(crate) running: Vec<Seq>,
+}
+
+impl Moved {
+    /// The move of one task alone.
+    pub(crate) fn of(id: TaskId, state: State) -> Self {
+        Self {
+            id,
+            state,
+            ready: None,
+            gone: None,
+            released: Vec::new(),
+            due_at_ms: None,
+            advance: None,
+            also: Vec::new(),
+            running: Vec::new(),
+        }
+    }
 }
 
 /// What a cancel did.
@@ -307,6 +368,14 @@ pub(crate) enum Cancelled {
     Final(State),
 }
 
+/// A task to put back.
+#[derive(Debug)]
+pub(crate) struct Retry {
+    pub(crate) id: TaskId,
+    /// Of a run: the names of the steps that are run again, whatever came of them.
+    pub(crate) redo: Option<BTreeSet<String>>,
+}
+
 /// What a retry did.
 #[derive(Debug)]
 pub(crate) enum Retried {
@@ -316,6 +385,10 @@ pub(crate) enum Retried {
     Not(State),
     /// Its key belongs to this task by now.
     KeyTaken(TaskId),
+    /// It is a step, and its run has ended.
+    StepOf(TaskId),
+    /// A step that was to be run again still runs.
+    StillRuns(String),
 }
 
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use super::StoreError;
 
 /// The schema's version, kept in `user_version`.
-pub(crate) const SCHEMA_VERSION: i64 = 2;
+pub(crate) const SCHEMA_VERSION: i64 = 3;
 
 /// Inputs up to this size live in the task's own row, which every change of state writes anew;
 /// larger ones lie apart and are written once.
@@ -114,6 +114,21 @@ CREATE TABLE usage (
   PRIMARY KEY (day, provider, model, agent, queue)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE schedules (name TEXT PRIMARY KEY, last_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+",
+    r"
+ALTER TABLE tasks ADD COLUMN parent INTEGER;                       -- the run whose step it is
+ALTER TABLE tasks ADD COLUMN step TEXT;                            -- its key there
+ALTER TABLE tasks ADD COLUMN ended INTEGER;                        -- of a step: its place in the order of ends
+ALTER TABLE tasks ADD COLUMN blamed INTEGER NOT NULL DEFAULT 0;    -- of a step: a retry of the run runs it again
+ALTER TABLE tasks ADD COLUMN twin INTEGER;                         -- of a step: the task with its key, whose end it waits for
+ALTER TABLE tasks ADD COLUMN expect TEXT;                          -- what the answer must be like
+ALTER TABLE tasks ADD COLUMN stepping INTEGER NOT NULL DEFAULT 0;  -- of a run: 1 it has steps, 2 they are to be resumed
+ALTER TABLE tasks ADD COLUMN wakes INTEGER NOT NULL DEFAULT 0;     -- of a run: steps that ended during its advance
+ALTER TABLE tasks ADD COLUMN advances INTEGER NOT NULL DEFAULT 0;  -- of a run: starts that were no attempts
+ALTER TABLE tasks ADD COLUMN cost REAL;
+CREATE INDEX tasks_steps ON tasks (parent, ended) WHERE parent IS NOT NULL;
+CREATE INDEX tasks_twins ON tasks (twin) WHERE twin IS NOT NULL;
+CREATE INDEX tasks_blocked ON tasks (queue) WHERE state = 3;
 ",
 ];
 

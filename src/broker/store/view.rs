@@ -7,11 +7,18 @@ use serde_json::value::RawValue;
 use super::sqlite::{id_of, state_of};
 use crate::protocol::control::ListFilter;
 use crate::protocol::link::Seq;
-use crate::task::{Attempt, State, TaskError, TaskId, TaskView, Usage, WaitingFor, Waits};
+use crate::task::{
+    Attempt, State, StepView, TaskError, TaskId, TaskView, Usage, WaitingFor, Waits,
+};
+use uuid::Uuid;
 
 const COLUMNS: &str = "seq, id, kind, queue, priority, state, lane, key, due_at, max_attempts, \
                        attempt, created_at, first_started_at, started_at, finished_at, \
-                       usage_in, usage_out, error, worker_pid, gate, tokens, ord";
+                       usage_in, usage_out, error, worker_pid, gate, tokens, ord, \
+                       cost, step, advances, stepping, \
+                       (SELECT id FROM tasks AS run WHERE run.seq = tasks.parent)";
+/// How many they are.
+const COUNT: usize = 27;
 
 /// The most tasks of one page of `list`.
 pub(crate) const PAGE_TASKS_MAX: u32 = 1000;
@@ -28,14 +35,57 @@ pub(crate) fn task(db: &Connection, id: TaskId) -> rusqlite::Result<Option<TaskV
         .prepare_cached(&sql)?
         .query_row([id.0.as_bytes()], |row| {
             let mut view = view_of(row)?;
-            view.input = raw(row.get(22)?);
-            view.output = raw(row.get(23)?);
+            view.input = raw(row.get(COUNT)?);
+            view.output = raw(row.get(COUNT + 1)?);
             Ok((row.get::<_, Seq>(0)?, view))
         })
         .optional()?;
     let Some((seq, mut view)) = found else { return Ok(None) };
     view.attempts = attempts(db, seq, &view)?;
+    view.by_step = by_step(db, seq)?;
+    view.steps = view.by_step.iter().map(|step| step.id).collect();
     Ok(Some(view))
+}
+
+/// The steps of a run, in the order in which they began.
+fn by_step(db: &Connection, run: Seq) -> rusqlite::Result<Vec<StepView>> {
+    let mut query = db.prepare_cached(
+        "SELECT step, id, kind, state, attempt - advances, created_at, first_started_at,
+           finished_at, usage_in, usage_out, cost, error, stepping
+         FROM tasks INDEXED BY tasks_steps WHERE parent = ?1 ORDER BY seq",
+    )?;
+    let found = query.query_map([run], |row| {
+        let state = state_of(row, 3)?;
+        let (created_at, error): (i64, Option<String>) = (row.get(5)?, row.get(11)?);
+        let (started_at, finished_at): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);
+        Ok(StepView {
+            step: row.get(0)?,
+            id: id_of(row, 1)?,
+            kind: row.get(2)?,
+            state,
+            attempt: attempt_of(state, row.get(4)?, row.get(12)?),
+            wait_ms: started_at.map(|at| at.abs_diff(created_at)),
+            run_ms: started_at.zip(finished_at).map(|(from, to)| to.abs_diff(from)),
+            text_bytes: None,
+            usage: usage_of(row.get(8)?, row.get(9)?),
+            cost: row.get(10)?,
+            error: error.and_then(|error| serde_json::from_str(&error).ok()),
+        })
+    })?;
+    found.collect()
+}
+
+/// A run that waits for its steps is in an attempt, which its next advance goes on with.
+pub(super) fn attempt_of(state: State, starts: u32, stepping: u8) -> u32 {
+    starts + u32::from(state == State::Blocked && stepping == 1)
+}
+
+pub(super) fn usage_of(usage_in: Option<i64>, usage_out: Option<i64>) -> Option<Usage> {
+    unsigned(usage_in).zip(unsigned(usage_out)).map(|(prompt_tokens, completion_tokens)| Usage {
+        prompt_tokens,
+        completion_tokens,
+        total_tokens: prompt_tokens + completion_tokens,
+    })
 }
 
 /// The state of each id that there is.
@@ -61,15 +111,21 @@ pub(crate) fn list(db: &Connection, filter: &ListFilter) -> rusqlite::Result<Vec
     } else {
         format!("AND state IN ({})", states.join(","))
     };
+    let of = match (filter.run, filter.steps) {
+        (Some(_), _) => "parent = (SELECT seq FROM tasks WHERE id = ?5)",
+        (None, true) => "?5 IS NULL",
+        (None, false) => "parent IS NULL AND ?5 IS NULL",
+    };
+    let run = filter.run.map(|id| id.0.into_bytes());
     let sql = format!(
         "SELECT {COLUMNS} FROM tasks
-         WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR queue = ?2)
+         WHERE {of} AND (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR queue = ?2)
            AND (?3 IS NULL OR seq < (SELECT seq FROM tasks WHERE id = ?3)) {in_states}
          ORDER BY seq DESC LIMIT ?4"
     );
     let after = filter.after.map(|id| id.0.into_bytes());
     let limit = filter.limit.clamp(1, PAGE_TASKS_MAX);
-    let parameters: [&dyn ToSql; 4] = [&filter.kind, &filter.queue, &after, &limit];
+    let parameters: [&dyn ToSql; 5] = [&filter.kind, &filter.queue, &after, &limit, &run];
     let mut query = db.prepare(&sql)?;
     query.query_map(parameters, view_of)?.collect()
 }
@@ -77,13 +133,15 @@ pub(crate) fn list(db: &Connection, filter: &ListFilter) -> rusqlite::Result<Vec
 fn view_of(row: &Row<'_>) -> rusqlite::Result<TaskView> {
     let state = state_of(row, 5)?;
     let lane: Option<String> = row.get(6)?;
-    let (attempt, created_at): (u32, i64) = (row.get(10)?, row.get(11)?);
+    let (starts, created_at): (u32, i64) = (row.get(10)?, row.get(11)?);
+    let (advances, stepping): (u32, u8) = (row.get(24)?, row.get(25)?);
+    let attempt = attempt_of(state, starts.saturating_sub(advances), stepping);
+    let parent: Option<[u8; 16]> = row.get(26)?;
     let first_started_at: Option<i64> = row.get(12)?;
     let (started_at, finished_at): (Option<i64>, Option<i64>) = (row.get(13)?, row.get(14)?);
     let due_at: Option<i64> = row.get(8)?;
     let named =
         |prefix| lane.as_deref().and_then(|lane| lane.strip_prefix(prefix)).map(String::from);
-    let tokens: (Option<u64>, Option<u64>) = (unsigned(row.get(15)?), unsigned(row.get(16)?));
     let error: Option<String> = row.get(17)?;
     let waits = match state {
         State::Queued => Some(Waits {
@@ -97,7 +155,7 @@ fn view_of(row: &Row<'_>) -> rusqlite::Result<TaskView> {
         id: id_of(row, 1)?,
         kind: row.get(2)?,
         state,
-        waiting_for: waiting_for(state, attempt),
+        waiting_for: waiting_for(state, attempt, stepping),
         waiting_reason: None,
         position: None,
         estimated_wait_ms: None,
@@ -114,29 +172,32 @@ fn view_of(row: &Row<'_>) -> rusqlite::Result<TaskView> {
         finished_at: finished_at.map(rfc3339),
         due_at: due_at.map(rfc3339),
         wait_ms: first_started_at.map(|at| at.abs_diff(created_at)),
-        run_ms: started_at.zip(finished_at).map(|(from, to)| to.abs_diff(from)),
+        // A run's is from its first start on: its last start was a moment at its end.
+        run_ms: if advances > 0 { first_started_at } else { started_at }
+            .zip(finished_at)
+            .map(|(from, to)| to.abs_diff(from)),
         worker_pid: row.get(18)?,
         input: None,
         output: None,
-        usage: tokens.0.zip(tokens.1).map(|(prompt_tokens, completion_tokens)| Usage {
-            prompt_tokens,
-            completion_tokens,
-            total_tokens: prompt_tokens + completion_tokens,
-        }),
+        usage: usage_of(row.get(15)?, row.get(16)?),
         error: error.and_then(|error| serde_json::from_str(&error).ok()),
         attempts: Vec::new(),
-        parent: None,
+        cost: row.get(22)?,
+        parent: parent.map(|id| TaskId(Uuid::from_bytes(id))),
+        step: row.get(23)?,
         steps: Vec::new(),
+        by_step: Vec::new(),
     })
 }
 
 /// What a state means to somebody who waits; the broker adds what only it knows (a pause,
 /// a closed gate).
-fn waiting_for(state: State, attempt: u32) -> Option<WaitingFor> {
+fn waiting_for(state: State, attempt: u32, stepping: u8) -> Option<WaitingFor> {
     match state {
         State::Queued => Some(WaitingFor::Turn),
         State::Scheduled if attempt > 0 => Some(WaitingFor::Retry),
         State::Scheduled => Some(WaitingFor::Delay),
+        State::Blocked if stepping == 1 => Some(WaitingFor::Steps),
         State::Blocked => Some(WaitingFor::Lane),
         State::Running | State::Succeeded | State::Failed | State::Cancelled => None,
     }
@@ -197,7 +258,7 @@ pub(crate) fn numbers(db: &Connection, now_ms: i64) -> rusqlite::Result<Numbers>
         totals.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     let mut times = db.prepare_cached(
         "SELECT created_at, first_started_at, started_at, finished_at FROM tasks
-         WHERE finished_at IS NOT NULL AND started_at IS NOT NULL
+         WHERE finished_at IS NOT NULL AND started_at IS NOT NULL AND advances = 0
          ORDER BY finished_at DESC LIMIT ?1",
     )?;
     let mut rows = times.query([TIMES_MAX])?;

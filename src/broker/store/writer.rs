@@ -14,7 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::reserve::Reserve;
 use super::{
     Accepted, Cancelled, Claim, Claimed, Clear, Depth, Due, End, Insert, LastRun, Moved, Ready,
-    Refill, Retried, Store,
+    Refill, Retried, Retry, Store,
 };
 use crate::broker::permits::Memo;
 use crate::protocol::control::Refusal;
@@ -36,10 +36,7 @@ pub(crate) enum Op {
         now_ms: i64,
     },
     Clear(Clear),
-    Retry {
-        id: TaskId,
-        now_ms: i64,
-    },
+    Retry(Retry),
     Promote {
         now_ms: i64,
         limit: u32,
@@ -158,7 +155,7 @@ fn must_hold(op: &Op) -> bool {
             | Op::Sync
             | Op::Cancel { .. }
             | Op::Clear(_)
-            | Op::Retry { .. }
+            | Op::Retry(_)
             | Op::Pause { .. }
     )
 }

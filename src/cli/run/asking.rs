@@ -81,7 +81,9 @@ pub(super) fn follow(
         start("follow", move || {
             let result = Client::connect(&instance).and_then(|mut client| {
                 tasks.iter().try_for_each(|(index, id)| {
-                    client.follow(id, |event| tell(&reports, Report::Event(index, event)))
+                    client.follow(id, None, false, |event| {
+                        tell(&reports, Report::Event(index, event))
+                    })
                 })
             });
             if let Err(error) = result {

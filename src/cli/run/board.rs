@@ -90,7 +90,7 @@ impl Board {
                 entry.is_cut = false;
             }
             FollowBody::Finished { task } => entry.end = Some(Ending::of(task)),
-            FollowBody::Waiting { .. } | FollowBody::Started { .. } => {}
+            FollowBody::Waiting { .. } | FollowBody::Started { .. } | FollowBody::Step { .. } => {}
         }
         self.tell(&mut says);
         says

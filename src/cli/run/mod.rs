@@ -32,12 +32,17 @@ const REPORTS_MAX: usize = 1024;
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// A file of tasks that ends in .jsonl, or what kind of task: chat, http, exec, …
+    /// A file of tasks that ends in .jsonl, a workflow that ends in .toml, or what kind of task:
+    /// chat, http, exec, …
     #[arg(value_name = "FILE|KIND")]
     what: String,
     /// The input of the one task: JSON, @FILE, or - for stdin [default: {}]
     #[arg(allow_hyphen_values = true)]
     input: Option<String>,
+    /// A value for an input of the workflow: NAME=VALUE, NAME=@FILE, or @FILE with an object of
+    /// them; may be given several times
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
     /// Ask this OpenAI-compatible server [env: OPENAI_BASE_URL]
     ///
     /// Its key, if it wants one, is taken from OPENAI_API_KEY. Without a server, and without one
@@ -50,7 +55,7 @@ pub(crate) struct RunArgs {
 }
 
 pub(crate) fn run(args: RunArgs, globals: &Globals, out: &mut Out) -> Result<u8, CliError> {
-    let work = work::read(&args.what, args.input.as_deref())?;
+    let work = work::read(&args.what, args.input.as_deref(), &args.set)?;
     if work.tasks().next().is_none() {
         out.note(format_args!("no task in {}", args.what));
         return Ok(Exit::Done as u8);
@@ -70,7 +75,9 @@ pub(crate) fn run(args: RunArgs, globals: &Globals, out: &mut Out) -> Result<u8,
     let provider = choose_provider(&args, &instance)?;
     let simulated = match provider {
         // No other kind asks a model.
-        Provider::Simulated if work.tasks().any(|task| task.kind == "chat") => {
+        Provider::Simulated
+            if work.tasks().any(|task| matches!(&*task.kind, "chat" | "workflow")) =>
+        {
             out.note("no provider is configured: a simulated model answers");
             Some(Simulated::start()?)
         }
@@ -87,10 +94,11 @@ pub(crate) fn run(args: RunArgs, globals: &Globals, out: &mut Out) -> Result<u8,
 
 fn already_up(args: &RunArgs, instance: &Instance) -> CliError {
     let folder = instance.state_dir.display();
-    let what = match (&args.input, args.what.ends_with(".jsonl")) {
-        (_, true) => format!("--jsonl {}", args.what),
-        (None, false) => args.what.clone(),
-        (Some(_), false) => format!("{} INPUT", args.what),
+    let what = match &args.input {
+        _ if args.what.ends_with(".jsonl") => format!("--jsonl {}", args.what),
+        _ if args.what.ends_with(".toml") => format!("workflow @{}", args.what),
+        None => args.what.clone(),
+        Some(_) => format!("{} INPUT", args.what),
     };
     CliError::invalid(format!("a daemon is already up in {folder}"))
         .hint(format!("submit to it: forq submit {what} --wait --state-dir {folder}"))

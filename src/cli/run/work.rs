@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::cli::args::TaskOptions;
 use crate::cli::jsonl::{self, Numbered};
-use crate::cli::{CliError, input, when};
+use crate::cli::{CliError, input, when, workflow};
 use crate::task::{NewTask, empty_object};
 
 /// What is to be submitted.
@@ -26,7 +26,7 @@ impl Work {
 }
 
 /// Reads a file of tasks, or the one task of this kind and input.
-pub(super) fn read(what: &str, input: Option<&str>) -> Result<Work, CliError> {
+pub(super) fn read(what: &str, input: Option<&str>, sets: &[String]) -> Result<Work, CliError> {
     let file = Path::new(what);
     let extension = file.extension().map(|extension| extension.to_string_lossy().into_owned());
     match (extension.as_deref(), input) {
@@ -37,10 +37,22 @@ pub(super) fn read(what: &str, input: Option<&str>) -> Result<Work, CliError> {
             let text = input::file_or_stdin(file)?;
             Ok(Work::Lines(jsonl::read(&text, &TaskOptions::default(), when::now_ms())?))
         }
-        (Some("toml"), _) => Err(CliError::invalid(format!("{what}: workflows cannot be run yet"))
-            .hint("a file of tasks has one a line, and ends in .jsonl")),
+        (Some("toml"), Some(_)) => {
+            Err(CliError::invalid("a workflow's inputs are given with --set NAME=VALUE"))
+        }
+        (Some("toml"), None) => {
+            workflow::task_of_file(file, sets).map(|task| Work::One(Box::new(task)))
+        }
+        _ if what == workflow::KIND && input.is_some() => {
+            let input = input.unwrap_or_default();
+            workflow::task_of_input(input, sets).map(|task| Work::One(Box::new(task)))
+        }
+        _ if !sets.is_empty() => {
+            Err(CliError::invalid("--set is for workflows, whose files end in .toml"))
+        }
         _ if what.contains('/') => {
-            Err(CliError::invalid(format!("{what}: a file of tasks ends in .jsonl")))
+            let error = format!("{what}: a file of tasks ends in .jsonl, a workflow in .toml");
+            Err(CliError::invalid(error))
         }
         (_, input) => {
             let input = input.map_or_else(|| Ok(empty_object()), input::json)?;
@@ -78,7 +90,7 @@ mod tests {
         let file = folder.path().join("tasks.jsonl");
         std::fs::write(&file, "{\"kind\":\"noop\"}\n\n{\"kind\":\"chat\",\"input\":{}}\n").unwrap();
         let kinds = |what: &str, input: Option<&str>| {
-            let work = read(what, input).unwrap();
+            let work = read(what, input, &[]).unwrap();
             work.tasks()
                 .map(|task| (task.kind.clone(), task.input.get().to_owned()))
                 .collect::<Vec<_>>()
@@ -94,11 +106,12 @@ mod tests {
         for (what, input, expected) in [
             ("no/such.jsonl", None, "cannot read no/such.jsonl"),
             ("tasks.jsonl", Some("{}"), "for a single task"),
-            ("novel/workflow.toml", None, "workflows cannot be run yet"),
+            ("no/workflow.toml", None, "cannot read no/workflow.toml"),
+            ("novel/workflow.toml", Some("{}"), "--set NAME=VALUE"),
             ("./tasks.txt", None, "ends in .jsonl"),
             ("chat", Some("{nope"), "input: not JSON"),
         ] {
-            let error = read(what, input).err().unwrap();
+            let error = read(what, input, &[]).err().unwrap();
             assert_eq!(error.exit, Exit::Invalid, "{what}");
             assert!(error.message.contains(expected), "{what}: {error}");
         }

@@ -33,7 +33,12 @@ fn requests_read_back_as_written_with_raw_json_untouched() {
     for request in [
         Request::Status { id },
         Request::Wait { ids: vec![id], full: true },
-        Request::Follow { id, after: Some(EventPosition { attempt: 1, n: 2 }) },
+        Request::Follow {
+            id,
+            after: Some(EventPosition { attempt: 1, n: 2 }),
+            from: Some("1.2".to_owned()),
+            all: true,
+        },
         Request::List(ListFilter { states: vec![State::Failed], ..ListFilter::default() }),
         Request::QueueClear { queue: None },
         Request::Info,
@@ -74,7 +79,13 @@ fn events_are_flat_and_read_back_as_written() {
     ];
     for (body, name) in bodies {
         let position = EventPosition { attempt: 1, n: 2 };
-        let event = FollowEvent { id: TaskId::new(), position, body };
+        let event = FollowEvent {
+            id: TaskId::new(),
+            event: position.to_string(),
+            position,
+            step: Some("plot".to_owned()),
+            body,
+        };
         let written = serde_json::to_value(&event).unwrap();
         assert_eq!((&written["type"], &written["n"]), (&name.into(), &2.into()));
         reread(&Reply::Event(event));

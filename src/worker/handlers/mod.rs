@@ -9,3 +9,4 @@ pub(crate) mod sleep;
 #[cfg(test)]
 pub(crate) mod testing;
 pub(crate) mod tool;
+pub(crate) mod workflow;

@@ -23,14 +23,7 @@ impl Sqlite {
                 Ok((ready_at(row, 1)?, super::look::id_of(row, 0)?))
             })?;
             self.count(&ready.queue, Some(State::Scheduled), State::Queued);
-            moved.push(Moved {
-                id,
-                state: State::Queued,
-                ready: Some(ready),
-                gone: None,
-                released: None,
-                due_at_ms: None,
-            });
+            moved.push(Moved { ready: Some(ready), ..Moved::of(id, State::Queued) });
         }
         Ok(Due { moved, next_at_ms: self.next_due()? })
     }
@@ -56,18 +49,15 @@ impl Sqlite {
     ) -> Result<u32, StoreError> {
         let old = self.seqs(
             "SELECT seq FROM tasks WHERE finished_at IS NOT NULL AND finished_at < ?1
+               AND parent IS NULL AND NOT EXISTS
+                 (SELECT 1 FROM tasks AS step WHERE step.parent = tasks.seq AND step.ended IS NULL)
              ORDER BY finished_at LIMIT ?2",
             finished_before_ms,
             limit,
         )?;
+        // A run's steps are kept as long as the run.
         for seq in &old {
-            for sql in [
-                "DELETE FROM tasks WHERE seq = ?1",
-                "DELETE FROM inputs WHERE seq = ?1",
-                "DELETE FROM attempts WHERE seq = ?1",
-            ] {
-                self.db.prepare_cached(sql)?.execute([seq])?;
-            }
+            self.forget(*seq)?;
         }
         let now_ms = super::now_us() / 1000;
         self.prune_usage(now_ms)?;

@@ -6,15 +6,17 @@ use super::{Sqlite, code};
 use crate::broker::store::schema::INLINE_INPUT_BYTES_MAX;
 use crate::broker::store::{Accepted, Defaults, Insert, Ready, StoreError};
 use crate::protocol::control::{Refusal, RefusalKind};
+use crate::protocol::link::Seq;
 use crate::task::{NewTask, PRIORITY_DEFAULT, QUEUE_DEFAULT, State, TaskId};
 
 /// A task in the store whose id or key a new one shares.
-struct Known {
-    id: TaskId,
-    kind: String,
-    input: String,
+pub(super) struct Known {
+    pub(super) seq: Seq,
+    pub(super) id: TaskId,
+    pub(super) kind: String,
+    pub(super) input: String,
     lane: Option<String>,
-    state: State,
+    pub(super) state: State,
 }
 
 impl Sqlite {
@@ -180,14 +182,14 @@ impl Sqlite {
         Ok(busy.exists([lane])?)
     }
 
-    fn known(
+    pub(super) fn known(
         &self,
         condition: &str,
         value: impl rusqlite::ToSql,
     ) -> Result<Option<Known>, StoreError> {
         let sql = format!(
             "SELECT id, kind, coalesce(input, (SELECT input FROM inputs WHERE seq = tasks.seq)),
-               lane, state FROM tasks WHERE {condition} LIMIT 1"
+               lane, state, seq FROM tasks WHERE {condition} LIMIT 1"
         );
         let known = self
             .db
@@ -199,6 +201,7 @@ impl Sqlite {
                     input: row.get(2)?,
                     lane: row.get(3)?,
                     state: super::look::state_of(row, 4)?,
+                    seq: row.get(5)?,
                 })
             })
             .optional()?;
@@ -230,7 +233,7 @@ fn same_or_refuse(task: &NewTask, known: &Known, whose: &str) -> Result<Accepted
 }
 
 /// Whether two texts are the same JSON, however they are written.
-fn same_json(a: &str, b: &str) -> bool {
+pub(super) fn same_json(a: &str, b: &str) -> bool {
     let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
     a == b || (value(a).is_some() && value(a) == value(b))
 }

@@ -3,7 +3,7 @@
 use rusqlite::Row;
 use uuid::Uuid;
 
-use super::moves::{FACTS_COLUMNS, facts_of};
+use super::moves::{FACTS_COLUMNS, FACTS_COUNT, facts_of};
 use super::{READY_COLUMNS, Sqlite, ready_of};
 use crate::broker::store::{Depth, OpenClaim, Owner, Ready, Refill, StoreError};
 use crate::task::{State, TaskId};
@@ -31,9 +31,9 @@ impl Sqlite {
         );
         let mut query = self.db.prepare(&sql)?;
         let found = query.query_map([], |row| {
-            let serial: i64 = row.get(11)?;
-            let owner = Owner { instance: row.get(10)?, serial: serial.unsigned_abs() };
-            Ok(OpenClaim { owner, priority: row.get(12)?, facts: facts_of(row)? })
+            let serial: i64 = row.get(FACTS_COUNT + 1)?;
+            let owner = Owner { instance: row.get(FACTS_COUNT)?, serial: serial.unsigned_abs() };
+            Ok(OpenClaim { owner, priority: row.get(FACTS_COUNT + 2)?, facts: facts_of(row)? })
         })?;
         Ok(found.collect::<Result<_, _>>()?)
     }
@@ -55,10 +55,7 @@ impl Sqlite {
         for (state, condition) in [
             (State::Running, "INDEXED BY tasks_running WHERE state = 1"),
             (State::Scheduled, "INDEXED BY tasks_due WHERE state = 2"),
-            (
-                State::Blocked,
-                "INDEXED BY tasks_lane WHERE lane IS NOT NULL AND state < 4 AND state = 3",
-            ),
+            (State::Blocked, "INDEXED BY tasks_blocked WHERE state = 3"),
         ] {
             let sql = format!("SELECT queue, count(*) FROM tasks {condition} GROUP BY queue");
             let mut counts = self.db.prepare(&sql)?;

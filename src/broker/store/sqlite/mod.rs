@@ -1,7 +1,9 @@
 //! The embedded store: one SQLite database in write-ahead mode.
 //!
 //! * `insert`: submissions.
-//! * `moves`: claims and their ends, cancel, retry, clear.
+//! * `moves`: claims and their ends, cancel, clear.
+//! * `steps`: runs of workflows and their steps.
+//! * `retry`: failed tasks that are put back, runs that are resumed.
 //! * `clock`: what time moves: promotion, expiry, pruning.
 //! * `memos`: what permits and schedules must not forget.
 //! * `usage`: the accounts.
@@ -12,6 +14,8 @@ mod insert;
 mod look;
 mod memos;
 mod moves;
+mod retry;
+mod steps;
 mod usage;
 
 pub(crate) use look::{id_of, state_of};
@@ -25,7 +29,7 @@ use rusqlite::{Connection, OpenFlags, Row};
 
 use super::{
     Accepted, Cancelled, Claim, Claimed, Clear, Depth, Due, End, Insert, Moved, OpenClaim, Ord,
-    Ready, Refill, Retried, Store, StoreError, schema,
+    Ready, Refill, Retried, Retry, Store, StoreError, schema,
 };
 use crate::broker::budget::Spent;
 use crate::broker::permits::Memo;
@@ -232,8 +236,8 @@ impl Store for Sqlite {
         self.clear_some(clear)
     }
 
-    fn retry(&mut self, id: TaskId, now_ms: i64) -> Result<Option<Retried>, StoreError> {
-        self.retry_one(id, now_ms)
+    fn retry(&mut self, retry: &Retry) -> Result<Option<Retried>, StoreError> {
+        self.retry_one(retry)
     }
 
     fn promote(&mut self, now_ms: i64, limit: u32) -> Result<Due, StoreError> {

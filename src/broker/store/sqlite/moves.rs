@@ -5,14 +5,17 @@ use rusqlite::{OptionalExtension, Row};
 use super::look::{id_of, state_of};
 use super::{READY_COLUMNS, Sqlite, code, ready_at, ready_of};
 use crate::broker::store::{
-    Cancelled, Claim, Claimed, Clear, End, Facts, Moved, Next, Ready, Retried, StoreError,
+    AdvanceBy, Cancelled, Claim, Claimed, Clear, End, Facts, Moved, Next, Owner, Paid, Ready,
+    StoreError,
 };
 use crate::protocol::link::{Run, Seq};
 use crate::task::{ErrorKind, State, TaskError, TaskId};
 
 /// The columns that make a [`Facts`], in [`facts_of`]'s order.
-pub(super) const FACTS_COLUMNS: &str = "seq, attempt, id, queue, attempt - attempt_at_retry, \
-                                        charged, suspect, max_attempts, cancel_asked, agent";
+pub(super) const FACTS_COLUMNS: &str = "seq, attempt, id, queue, attempt - attempt_at_retry, charged, suspect, max_attempts, \
+     cancel_asked, agent, parent, kind = 'workflow'";
+/// How many they are.
+pub(super) const FACTS_COUNT: usize = 12;
 
 pub(super) fn facts_of(row: &Row<'_>) -> rusqlite::Result<Facts> {
     Ok(Facts {
@@ -25,27 +28,54 @@ pub(super) fn facts_of(row: &Row<'_>) -> rusqlite::Result<Facts> {
         max_attempts: row.get(7)?,
         cancel_asked: row.get(8)?,
         agent: row.get(9)?,
+        parent: row.get(10)?,
+        is_run: row.get(11)?,
     })
 }
 
 /// What a move needs to know of the task before it.
-struct Before {
-    seq: Seq,
-    id: TaskId,
-    queue: String,
-    state: State,
-    lane: Option<String>,
+pub(super) struct Before {
+    pub(super) seq: Seq,
+    pub(super) id: TaskId,
+    pub(super) queue: String,
+    pub(super) state: State,
+    pub(super) lane: Option<String>,
+    pub(super) parent: Option<Seq>,
+    /// It is a run that has begun.
+    pub(super) stepping: bool,
+    pub(super) has_key: bool,
 }
 
-const BEFORE_COLUMNS: &str = "seq, id, queue, state, lane";
+pub(super) const BEFORE_COLUMNS: &str =
+    "seq, id, queue, state, lane, parent, stepping = 1, key IS NOT NULL";
+/// How many they are.
+const BEFORE_COUNT: usize = 8;
 
-fn before_of(row: &Row<'_>) -> rusqlite::Result<Before> {
+pub(super) fn before_of(row: &Row<'_>) -> rusqlite::Result<Before> {
     Ok(Before {
         seq: row.get(0)?,
         id: id_of(row, 1)?,
         queue: row.get(2)?,
         state: state_of(row, 3)?,
         lane: row.get(4)?,
+        parent: row.get(5)?,
+        stepping: row.get(6)?,
+        has_key: row.get(7)?,
+    })
+}
+
+/// A claim, but for its input and its steps.
+pub(super) fn claimed_of(row: &Row<'_>) -> rusqlite::Result<Claimed> {
+    let facts = facts_of(row)?;
+    let timeout_ms: i64 = row.get(FACTS_COUNT + 1)?;
+    Ok(Claimed {
+        id: facts.id,
+        kind: row.get(FACTS_COUNT)?,
+        input: String::new(),
+        timeout_ms: timeout_ms.unsigned_abs(),
+        expect: row.get(FACTS_COUNT + 2)?,
+        steps: None,
+        facts,
     })
 }
 
@@ -54,50 +84,51 @@ impl Sqlite {
         let sql = format!(
             "UPDATE tasks SET state = 1, attempt = attempt + 1, instance = ?2, serial = ?3,
                worker_pid = ?4, started_at = ?5, first_started_at = coalesce(first_started_at, ?5),
-               due_at = NULL, expires_at = NULL
+               due_at = NULL, expires_at = NULL, wakes = 0
              WHERE seq = ?1 AND state = 0 AND (expires_at IS NULL OR expires_at > ?5)
-             RETURNING {FACTS_COLUMNS}, kind, input, timeout_ms"
+             RETURNING {FACTS_COLUMNS}, kind, timeout_ms, expect, input"
         );
+        let Owner { instance, serial } = claim.owner;
+        let parameters = (claim.seq, instance, serial as i64, claim.worker_pid, claim.now_ms);
         let claimed = self
             .db
             .prepare_cached(&sql)?
-            .query_row(
-                (
-                    claim.seq,
-                    claim.owner.instance,
-                    claim.owner.serial as i64,
-                    claim.worker_pid,
-                    claim.now_ms,
-                ),
-                |row| {
-                    let facts = facts_of(row)?;
-                    let timeout_ms: i64 = row.get(12)?;
-                    let input: Option<String> = row.get(11)?;
-                    Ok((facts, row.get::<_, String>(10)?, input, timeout_ms))
-                },
-            )
+            .query_row(parameters, |row| {
+                Ok((claimed_of(row)?, row.get::<_, Option<String>>(FACTS_COUNT + 3)?))
+            })
             .optional()?;
-        let Some((facts, kind, input, timeout_ms)) = claimed else { return Ok(None) };
-        let input = match input {
+        let Some((mut claimed, input)) = claimed else { return Ok(None) };
+        claimed.input = match input {
             Some(input) => input,
-            None => self
-                .db
-                .prepare_cached("SELECT input FROM inputs WHERE seq = ?1")?
-                .query_row([claim.seq], |row| row.get(0))?,
+            None => self.read_input(claim.seq)?,
         };
-        self.count(&facts.queue, Some(State::Queued), State::Running);
-        let timeout_ms = timeout_ms.unsigned_abs();
-        Ok(Some(Claimed { id: facts.id, kind, input, timeout_ms, facts }))
+        self.count(&claimed.facts.queue, Some(State::Queued), State::Running);
+        if claimed.facts.is_run {
+            claimed.steps = Some(self.all_steps(claim.seq)?);
+        }
+        Ok(Some(claimed))
+    }
+
+    pub(super) fn read_input(&self, seq: Seq) -> Result<String, StoreError> {
+        let mut input = self.db.prepare_cached("SELECT input FROM inputs WHERE seq = ?1")?;
+        Ok(input.query_row([seq], |row| row.get(0))?)
     }
 
     pub(super) fn end_claim(&mut self, end: &End) -> Result<Option<Moved>, StoreError> {
+        if let Next::Advanced { steps, defaults } = &end.next {
+            return self.park_run(end, steps, defaults);
+        }
         if !matches!(end.next, Next::Succeeded { .. }) {
             self.keep_attempt(end)?;
         }
+        let ended = self.next_ord();
+        let cost: f64 = end.calls.iter().map(Paid::spent).sum();
         let sql = format!(
             "UPDATE tasks SET state = ?5, instance = NULL, serial = NULL,
                finished_at = ?6, output = ?7, error = ?8, usage_in = ?9, usage_out = ?10,
-               due_at = ?11, charged = coalesce(?12, charged), suspect = coalesce(?13, suspect)
+               due_at = ?11, charged = coalesce(?12, charged), suspect = coalesce(?13, suspect),
+               ended = CASE WHEN parent IS NOT NULL AND ?5 >= 4 THEN ?14 END,
+               cost = CASE WHEN ?15 > 0.0 THEN coalesce(cost, 0.0) + ?15 ELSE cost END
              WHERE seq = ?1 AND state = 1 AND instance = ?2 AND serial = ?3 AND attempt = ?4
              RETURNING {BEFORE_COLUMNS}, {READY_COLUMNS}"
         );
@@ -122,14 +153,19 @@ impl Sqlite {
                     written.due_at_ms,
                     written.charged,
                     written.suspect,
+                    ended,
+                    cost,
                 ],
-                |row| Ok((before_of(row)?, ready_at(row, 5)?)),
+                |row| Ok((before_of(row)?, ready_at(row, BEFORE_COUNT)?)),
             )
             .optional()?;
         let Some((before, ready)) = moved else { return Ok(None) };
         self.count_end(&before.queue, next);
         self.count_calls(end, ready.needs.agent.as_deref(), &before.queue)?;
-        let mut moved = self.moved(before, state, end.now_ms)?;
+        if let Next::RunFailed { blamed, .. } = next {
+            self.blame(before.seq, blamed)?;
+        }
+        let mut moved = self.moved(before, state, end.advance.as_ref(), end.now_ms)?;
         moved.ready = (state == State::Queued).then_some(ready);
         moved.due_at_ms = moved.due_at_ms.or(written.due_at_ms);
         Ok(Some(moved))
@@ -138,9 +174,10 @@ impl Sqlite {
     fn count_end(&mut self, queue: &str, next: &Next) {
         self.count(queue, Some(State::Running), next.state());
         let error = match next {
-            Next::Failed { error } | Next::RetryAt { error, .. } | Next::Lost { error, .. } => {
-                error
-            }
+            Next::Failed { error }
+            | Next::RunFailed { error, .. }
+            | Next::RetryAt { error, .. }
+            | Next::Lost { error, .. } => error,
             _ => return,
         };
         match error.kind {
@@ -148,7 +185,7 @@ impl Sqlite {
             ErrorKind::WorkerLost => self.totals.worker_lost += 1,
             _ => {}
         }
-        if !matches!(next, Next::Failed { .. }) {
+        if !next.state().is_final() {
             self.totals.retried += 1;
         }
     }
@@ -156,10 +193,10 @@ impl Sqlite {
     /// Keeps the attempt that ended: the task's own row is about to tell of the next one.
     fn keep_attempt(&mut self, end: &End) -> Result<(), StoreError> {
         let (outcome, error) = match &end.next {
-            Next::Succeeded { .. } => return Ok(()),
-            Next::Failed { error } | Next::RetryAt { error, .. } => {
-                (outcome_of(error), Some(error))
-            }
+            Next::Succeeded { .. } | Next::Advanced { .. } => return Ok(()),
+            Next::Failed { error }
+            | Next::RunFailed { error, .. }
+            | Next::RetryAt { error, .. } => (outcome_of(error), Some(error)),
             Next::Cancelled { error } => ("cancelled", Some(error)),
             Next::Lost { error, .. } => ("worker_lost", Some(error)),
             Next::PutBack => ("requeued", None),
@@ -182,19 +219,31 @@ impl Sqlite {
         Ok(())
     }
 
-    /// What a change to `state` moves besides the task itself: the next one of its lane.
-    fn moved(&mut self, before: Before, state: State, now_ms: i64) -> Result<Moved, StoreError> {
-        let mut moved = Moved {
-            id: before.id,
-            state,
-            ready: None,
-            gone: None,
-            released: None,
-            due_at_ms: None,
-        };
-        let held_its_lane = before.state != State::Blocked;
-        if let Some(lane) = before.lane.filter(|_| state.is_final() && held_its_lane) {
-            self.release_lane(&lane, now_ms, &mut moved)?;
+    /// What a change to `state` moves besides the task itself: the next one of its lane, its own
+    /// steps, the run that it is a step of, and steps of others that wait for its answer.
+    pub(super) fn moved(
+        &mut self,
+        before: Before,
+        state: State,
+        advance: Option<&AdvanceBy>,
+        now_ms: i64,
+    ) -> Result<Moved, StoreError> {
+        let mut moved = Moved::of(before.id, state);
+        if !state.is_final() {
+            return Ok(moved);
+        }
+        let held_its_lane = before.state != State::Blocked || before.stepping;
+        if let Some(lane) = before.lane.as_ref().filter(|_| held_its_lane) {
+            self.release_lane(lane, now_ms, &mut moved)?;
+        }
+        if before.stepping {
+            self.end_steps(before.seq, state, now_ms, &mut moved)?;
+        }
+        if before.has_key {
+            self.answer_twins(before.seq, state, now_ms, &mut moved)?;
+        }
+        if let Some(parent) = before.parent {
+            self.wake(parent, advance, now_ms, &mut moved)?;
         }
         Ok(moved)
     }
@@ -209,7 +258,7 @@ impl Sqlite {
         let sql = format!(
             "UPDATE tasks SET state = CASE WHEN due_at > ?2 THEN 2 ELSE 0 END, ord = ?3
              WHERE seq = (SELECT seq FROM tasks WHERE lane = ?1 AND state < 4 AND state = 3
-                          ORDER BY ord LIMIT 1)
+                            AND stepping <> 1 ORDER BY ord LIMIT 1)
              RETURNING due_at, {READY_COLUMNS}"
         );
         let released = self
@@ -225,7 +274,7 @@ impl Sqlite {
             moved.due_at_ms = Some(due_at_ms);
         } else {
             self.count(&ready.queue, Some(State::Blocked), State::Queued);
-            moved.released = Some(ready);
+            moved.released.push(ready);
         }
         Ok(())
     }
@@ -255,7 +304,8 @@ impl Sqlite {
     pub(super) fn clear_some(&mut self, clear: &Clear) -> Result<Vec<Moved>, StoreError> {
         let sql = format!(
             "SELECT {BEFORE_COLUMNS} FROM tasks
-             WHERE state IN (0, 2, 3) AND (?1 IS NULL OR queue = ?1) LIMIT ?2"
+             WHERE state IN (0, 2, 3) AND (?1 IS NULL OR queue = ?1)
+               AND stepping <> 1 AND parent IS NULL LIMIT ?2"
         );
         let found: Vec<Before> = self
             .db
@@ -267,12 +317,16 @@ impl Sqlite {
         let mut moved = Vec::with_capacity(found.len());
         for before in found {
             let Some(before) = self.before("seq = ?1", before.seq)? else { continue };
+            // A run that has begun is not waiting for its turn, and takes its steps along.
+            if before.state.is_final() || before.stepping || before.parent.is_some() {
+                continue;
+            }
             moved.push(self.cancel_waiting(before, "cancelled by queue clear", clear.now_ms)?);
         }
         Ok(moved)
     }
 
-    fn before(
+    pub(super) fn before(
         &self,
         condition: &str,
         value: impl rusqlite::ToSql,
@@ -281,24 +335,26 @@ impl Sqlite {
         Ok(self.db.prepare_cached(&sql)?.query_row([value], before_of).optional()?)
     }
 
-    fn cancel_waiting(
+    pub(super) fn cancel_waiting(
         &mut self,
         before: Before,
         why: &str,
         now_ms: i64,
     ) -> Result<Moved, StoreError> {
         let error = cancelled(why);
+        let ended = before.parent.map(|_| self.next_ord());
         self.db
             .prepare_cached(
-                "UPDATE tasks SET state = 6, finished_at = ?2, error = ?3 WHERE seq = ?1",
+                "UPDATE tasks SET state = 6, finished_at = ?2, error = ?3, ended = ?4
+                 WHERE seq = ?1",
             )?
-            .execute((before.seq, now_ms, to_json(&error)))?;
+            .execute((before.seq, now_ms, to_json(&error), ended))?;
         self.count(&before.queue, Some(before.state), State::Cancelled);
         let gone = match before.state {
             State::Queued => Some(Box::new(self.ready(before.seq)?)),
             _ => None,
         };
-        Ok(Moved { gone, ..self.moved(before, State::Cancelled, now_ms)? })
+        Ok(Moved { gone, ..self.moved(before, State::Cancelled, None, now_ms)? })
     }
 
     /// A task as the queue knows it.
@@ -313,44 +369,6 @@ impl Sqlite {
             return Err(StoreError::Sqlite(rusqlite::Error::QueryReturnedNoRows));
         };
         self.cancel_waiting(before, "expired before it could start", now_ms)
-    }
-
-    /// The task that a failed task's key stands for by now.
-    fn heir_of_key(&self, seq: Seq) -> Result<Option<TaskId>, StoreError> {
-        let sql = "SELECT id FROM tasks WHERE key = (SELECT key FROM tasks WHERE seq = ?1)
-                   AND state < 5 LIMIT 1";
-        Ok(self.db.prepare_cached(sql)?.query_row([seq], |row| id_of(row, 0)).optional()?)
-    }
-
-    pub(super) fn retry_one(
-        &mut self,
-        id: TaskId,
-        now_ms: i64,
-    ) -> Result<Option<Retried>, StoreError> {
-        let Some(before) = self.before("id = ?1", id.0.as_bytes())? else { return Ok(None) };
-        if before.state != State::Failed {
-            return Ok(Some(Retried::Not(before.state)));
-        }
-        if let Some(heir) = self.heir_of_key(before.seq)? {
-            return Ok(Some(Retried::KeyTaken(heir)));
-        }
-        let blocked = match &before.lane {
-            Some(lane) => self.lane_is_busy(lane)?,
-            None => false,
-        };
-        let state = if blocked { State::Blocked } else { State::Queued };
-        let ord = self.next_ord();
-        let sql = format!(
-            "UPDATE tasks SET state = ?2, ord = ?3, charged = 0, suspect = 0, cancel_asked = 0,
-               attempt_at_retry = attempt, finished_at = NULL, expires_at = NULL, due_at = NULL
-             WHERE seq = ?1 RETURNING {READY_COLUMNS}"
-        );
-        let ready =
-            self.db.prepare_cached(&sql)?.query_row((before.seq, code(state), ord), ready_of)?;
-        self.count(&before.queue, None, state);
-        let mut moved = self.moved(before, state, now_ms)?;
-        moved.ready = (state == State::Queued).then_some(ready);
-        Ok(Some(Retried::Back(Box::new(moved))))
     }
 }
 
@@ -375,7 +393,7 @@ impl<'a> Written<'a> {
                 usage_out: usage.map(|usage| usage.completion_tokens as i64),
                 ..Self::default()
             },
-            Next::Failed { error } | Next::Cancelled { error } => {
+            Next::Failed { error } | Next::RunFailed { error, .. } | Next::Cancelled { error } => {
                 Self { error: Some(to_json(error)), ..Self::default() }
             }
             Next::RetryAt { due_at_ms, charged, error } => Self {
@@ -390,7 +408,7 @@ impl<'a> Written<'a> {
                 suspect: Some(*suspect),
                 ..Self::default()
             },
-            Next::PutBack => Self::default(),
+            Next::PutBack | Next::Advanced { .. } => Self::default(),
         }
     }
 }
@@ -409,7 +427,7 @@ fn outcome_of(error: &TaskError) -> &'static str {
     }
 }
 
-fn to_json(error: &TaskError) -> String {
+pub(super) fn to_json(error: &TaskError) -> String {
     // A TaskError is strings, numbers and options: it cannot fail to be JSON.
     serde_json::to_string(error).unwrap_or_default()
 }

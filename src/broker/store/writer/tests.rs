@@ -95,7 +95,7 @@ impl Store for Fake {
     fn end(&mut self, end: &End) -> Result<Option<Moved>, StoreError> {
         self.step(format!("end {}", end.run.seq))?;
         let (id, state) = (id_of(end.run.seq), end.next.state());
-        Ok(Some(Moved { id, state, ready: None, gone: None, released: None, due_at_ms: None }))
+        Ok(Some(Moved::of(id, state)))
     }
 
     fn cancel(&mut self, _id: TaskId, _now_ms: i64) -> Result<Option<Cancelled>, StoreError> {
@@ -106,7 +106,7 @@ impl Store for Fake {
         self.step("clear".to_owned()).map(|()| Vec::new())
     }
 
-    fn retry(&mut self, _id: TaskId, _now_ms: i64) -> Result<Option<Retried>, StoreError> {
+    fn retry(&mut self, _retry: &Retry) -> Result<Option<Retried>, StoreError> {
         self.step("retry".to_owned()).map(|()| None)
     }
 
@@ -267,6 +267,7 @@ fn end_for(seq: i64, awaited: bool) -> Op {
         next,
         awaited,
         calls: Vec::new(),
+        advance: None,
     })
 }
 
@@ -358,7 +359,7 @@ fn what_people_ask_is_refused_while_not_even_the_reserve_has_room() {
     bench.writer.send(vec![
         Op::Cancel { id, now_ms: 0 },
         Op::Clear(clear),
-        Op::Retry { id, now_ms: 0 },
+        Op::Retry(Retry { id, redo: None }),
         Op::Pause { queue: None, paused: true },
         Op::Promote { now_ms: 7000, limit: 1 },
         Op::Expire { now_ms: 7000, limit: 1 },

@@ -124,7 +124,7 @@ impl State {
             Op::End(end) => Answer::Ended(store.end(end)?),
             Op::Cancel { id, now_ms } => Answer::Cancelled(Ok(store.cancel(*id, *now_ms)?)),
             Op::Clear(clear) => Answer::Cleared(Ok(store.clear(clear)?)),
-            Op::Retry { id, now_ms } => Answer::Retried(Ok(store.retry(*id, *now_ms)?)),
+            Op::Retry(retry) => Answer::Retried(Ok(store.retry(retry)?)),
             Op::Promote { now_ms, limit } => Answer::Promoted(store.promote(*now_ms, *limit)?),
             Op::Expire { now_ms, limit } => Answer::Expired(store.expire(*now_ms, *limit)?),
             Op::Prune { finished_before_ms, limit } => {

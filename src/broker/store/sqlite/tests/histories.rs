@@ -142,7 +142,7 @@ impl Both {
 
     fn tell_moved(&mut self, moved: &Moved) {
         self.tell_ready(moved.ready.as_ref());
-        self.tell_ready(moved.released.as_ref());
+        moved.released.iter().for_each(|ready| self.tell_ready(Some(ready)));
         self.tell_due(moved.due_at_ms);
     }
 
@@ -295,7 +295,15 @@ impl Both {
         owner.serial += u64::from(as_another);
         run.attempt -= u32::from(old_attempt);
         let next = next_of(how, self.now_ms);
-        let end = End { run, owner, now_ms: self.now_ms, next, awaited: true, calls: Vec::new() };
+        let end = End {
+            run,
+            owner,
+            now_ms: self.now_ms,
+            next,
+            awaited: true,
+            calls: Vec::new(),
+            advance: None,
+        };
         let expected = self.model.end(&end);
         let moved = self.store.end(&end).unwrap();
         assert_eq!(moved.is_some(), expected);
@@ -322,7 +330,8 @@ impl Both {
     fn retry(&mut self, index: &Index) {
         let id = self.any_id(index);
         let expected = self.model.retry(id);
-        match (self.store.retry(id, self.now_ms).unwrap(), expected) {
+        match (self.store.retry(&crate::broker::store::Retry { id, redo: None }).unwrap(), expected)
+        {
             (None, None) => {}
             (Some(Retried::Not(state)), Some(Retry::Not(before))) => assert_eq!(state, before),
             (Some(Retried::KeyTaken(heir)), Some(Retry::KeyTaken(id))) => assert_eq!(heir, id),

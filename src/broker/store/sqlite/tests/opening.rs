@@ -222,8 +222,15 @@ fn run_one(store: &mut Sqlite, state: State) {
         State::Cancelled => Next::Cancelled { error: error(ErrorKind::Cancelled, "stop") },
         _ => return store.commit().unwrap(),
     };
-    let end =
-        End { run: claimed.facts.run, owner, now_ms: 2500, next, awaited: true, calls: Vec::new() };
+    let end = End {
+        run: claimed.facts.run,
+        owner,
+        now_ms: 2500,
+        next,
+        awaited: true,
+        calls: Vec::new(),
+        advance: None,
+    };
     store.end(&end).unwrap().unwrap();
     store.commit().unwrap();
 }
@@ -281,10 +288,11 @@ fn the_work_of_version_1_goes_on(store: &mut Sqlite, tasks: &[TaskView]) {
     store.begin(true).unwrap();
     let next = Next::Succeeded { output: "{}".to_owned(), usage: None };
     let (run, owner) = (claim.facts.run, claim.owner);
-    let end = End { run, owner, now_ms: 9000, next, awaited: true, calls: Vec::new() };
+    let end =
+        End { run, owner, now_ms: 9000, next, awaited: true, calls: Vec::new(), advance: None };
     let moved = store.end(&end).unwrap().unwrap();
     store.commit().unwrap();
-    assert!(moved.released.is_some());
+    assert!(!moved.released.is_empty());
     let refill = ready_in("inputs");
     let ready = store.refill(&refill).unwrap();
     let owner = Owner { instance: 2, serial: 1 };

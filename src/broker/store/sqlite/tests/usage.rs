@@ -41,7 +41,15 @@ fn running(store: &mut Sqlite, agent: Option<&str>, queue: &str, now_ms: i64) ->
     assert_eq!(claimed.facts.agent.as_deref(), agent);
     assert_eq!(store.claims().unwrap()[0].facts.agent.as_deref(), agent);
     let next = Next::Succeeded { output: "{}".to_owned(), usage: None };
-    End { run: claimed.facts.run, owner: OWNER, now_ms, next, awaited: true, calls: Vec::new() }
+    End {
+        run: claimed.facts.run,
+        owner: OWNER,
+        now_ms,
+        next,
+        awaited: true,
+        calls: Vec::new(),
+        advance: None,
+    }
 }
 
 fn end(store: &mut Sqlite, end: &End) -> bool {

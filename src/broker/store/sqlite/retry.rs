@@ -1,0 +1,147 @@
+//! Failed tasks that are put back, and runs that are resumed.
+
+use std::collections::BTreeSet;
+
+use rusqlite::OptionalExtension;
+
+use super::look::id_of;
+use super::moves::{BEFORE_COLUMNS, Before, before_of};
+use super::{READY_COLUMNS, Sqlite, code, ready_of};
+use crate::broker::store::{Moved, Ready, Retried, Retry, StoreError};
+use crate::protocol::link::Seq;
+use crate::task::{State, TaskId};
+
+impl Sqlite {
+    pub(super) fn retry_one(&mut self, retry: &Retry) -> Result<Option<Retried>, StoreError> {
+        let Some(before) = self.before("id = ?1", retry.id.0.as_bytes())? else { return Ok(None) };
+        let redone = retry.redo.is_some() && before.state == State::Succeeded;
+        if before.state != State::Failed && !redone {
+            return Ok(Some(Retried::Not(before.state)));
+        }
+        if let Some(run) = before.parent {
+            let id = self
+                .db
+                .prepare_cached("SELECT id FROM tasks WHERE seq = ?1")?
+                .query_row([run], |row| id_of(row, 0))?;
+            return Ok(Some(Retried::StepOf(id)));
+        }
+        if !redone && let Some(heir) = self.heir_of_key(before.seq)? {
+            return Ok(Some(Retried::KeyTaken(heir)));
+        }
+        if let Some(redo) = &retry.redo
+            && let Some(step) = self.forget_steps(before.seq, redo)?
+        {
+            return Ok(Some(Retried::StillRuns(step)));
+        }
+        self.put_back_by_hand(before).map(|moved| Some(Retried::Back(Box::new(moved))))
+    }
+
+    fn put_back_by_hand(&mut self, before: Before) -> Result<Moved, StoreError> {
+        let blocked = match &before.lane {
+            Some(lane) => self.lane_is_busy(lane)?,
+            None => false,
+        };
+        let state = if blocked { State::Blocked } else { State::Queued };
+        let ord = self.next_ord();
+        let sql = format!(
+            "UPDATE tasks SET state = ?2, ord = ?3, charged = 0, suspect = 0, cancel_asked = 0,
+               attempt_at_retry = attempt, finished_at = NULL, expires_at = NULL, due_at = NULL,
+               output = NULL, ended = NULL, blamed = 0,
+               stepping = CASE WHEN stepping = 0 THEN 0 ELSE 2 END
+             WHERE seq = ?1 RETURNING {READY_COLUMNS}"
+        );
+        let ready =
+            self.db.prepare_cached(&sql)?.query_row((before.seq, code(state), ord), ready_of)?;
+        self.count(&before.queue, None, state);
+        let mut moved = Moved::of(before.id, state);
+        moved.ready = (state == State::Queued).then_some(ready);
+        Ok(moved)
+    }
+
+    /// The task that a failed task's key stands for by now.
+    fn heir_of_key(&self, seq: Seq) -> Result<Option<TaskId>, StoreError> {
+        let sql = "SELECT id FROM tasks WHERE key = (SELECT key FROM tasks WHERE seq = ?1)
+                   AND state < 5 LIMIT 1";
+        Ok(self.db.prepare_cached(sql)?.query_row([seq], |row| id_of(row, 0)).optional()?)
+    }
+
+    /// Notes which steps a run has failed for.
+    pub(super) fn blame(&mut self, run: Seq, keys: &[String]) -> Result<(), StoreError> {
+        for key in keys {
+            self.db
+                .prepare_cached("UPDATE tasks SET blamed = 1 WHERE parent = ?1 AND step = ?2")?
+                .execute((run, key))?;
+        }
+        Ok(())
+    }
+
+    /// The turn of a run that was put back has come: the steps that it failed for go back, too, and
+    /// those that were not started for it.
+    pub(super) fn resume_steps(&mut self, run: Seq) -> Result<Vec<Ready>, StoreError> {
+        let resumes = self
+            .db
+            .prepare_cached("UPDATE tasks SET stepping = 1 WHERE seq = ?1 AND stepping = 2")?
+            .execute([run])?;
+        if resumes == 0 {
+            return Ok(Vec::new());
+        }
+        let sql = format!(
+            "SELECT {BEFORE_COLUMNS} FROM tasks
+             WHERE parent = ?1 AND (state = 6 OR state = 5 AND blamed = 1)"
+        );
+        let steps: Vec<Before> =
+            self.db.prepare_cached(&sql)?.query_map([run], before_of)?.collect::<Result<_, _>>()?;
+        let mut resumed = Vec::with_capacity(steps.len());
+        for step in steps {
+            resumed.extend(self.put_back_by_hand(step)?.ready);
+        }
+        Ok(resumed)
+    }
+
+    /// Forgets the steps with these names, that they be run again. The key of one that runs, if
+    /// there is one: then nothing is forgotten.
+    fn forget_steps(
+        &mut self,
+        run: Seq,
+        names: &BTreeSet<String>,
+    ) -> Result<Option<String>, StoreError> {
+        let mut query = self
+            .db
+            .prepare_cached("SELECT seq, step, ended IS NULL FROM tasks WHERE parent = ?1")?;
+        let found = query
+            .query_map([run], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<Result<Vec<(Seq, String, bool)>, _>>()?;
+        drop(query);
+        let named = |key: &str| names.contains(key.split(['[', '#']).next().unwrap_or(key));
+        let again: Vec<_> = found.into_iter().filter(|(_, key, _)| named(key)).collect();
+        if let Some((_, key, _)) = again.iter().find(|(_, _, open)| *open) {
+            return Ok(Some(key.clone()));
+        }
+        for (seq, ..) in again {
+            self.forget(seq)?;
+        }
+        Ok(None)
+    }
+
+    /// Forgets a task that has ended, and its steps. Returns how many tasks that were.
+    pub(super) fn forget(&mut self, seq: Seq) -> Result<u32, StoreError> {
+        let mut left = vec![seq];
+        let mut forgotten = 0;
+        while let Some(seq) = left.pop() {
+            let mut steps = self.db.prepare_cached("SELECT seq FROM tasks WHERE parent = ?1")?;
+            for step in steps.query_map([seq], |row| row.get(0))? {
+                left.push(step?);
+            }
+            drop(steps);
+            for sql in [
+                "DELETE FROM tasks WHERE seq = ?1",
+                "DELETE FROM inputs WHERE seq = ?1",
+                "DELETE FROM attempts WHERE seq = ?1",
+            ] {
+                self.db.prepare_cached(sql)?.execute([seq])?;
+            }
+            forgotten += 1;
+        }
+        Ok(forgotten)
+    }
+}
