@@ -9,7 +9,7 @@ use tokio::time::Instant;
 /// Most arrival times that are kept.
 const TIMES_MAX: usize = 100_000;
 /// Most models that are counted apart, and their longest name; the rest are one.
-const MODELS_MAX: usize = 1000;
+const MODELS_MAX: usize = 10_000;
 const MODEL_BYTES_MAX: usize = 256;
 const OTHER_MODELS: &str = "(other)";
 
