@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use crate::expect::Expect;
 use crate::task::{Cause, ErrorKind, TaskError, TaskId, Usage};
 use crate::worker::calls::Calls;
 
@@ -50,13 +51,20 @@ pub struct Context {
     pub sink: Arc<dyn EventSink>,
     /// What it may call.
     pub(crate) calls: Calls,
+    /// What its answer must be.
+    pub(crate) expect: Option<Arc<Expect>>,
 }
 
 impl Context {
     /// The context of an attempt that runs without a daemon, as in a test of a handler: its calls
     /// are limited by nobody.
     pub fn new(task: TaskId, attempt: u32, sink: Arc<dyn EventSink>) -> Self {
-        Self { task, attempt, sink, calls: Calls::free(u32::MAX) }
+        Self { task, attempt, sink, calls: Calls::free(u32::MAX), expect: None }
+    }
+
+    /// The same, with an answer that must be as expected.
+    pub(crate) fn with_expect(self, expect: Option<Arc<Expect>>) -> Self {
+        Self { expect, ..self }
     }
 
     /// Tells followers a piece of text.

@@ -6,11 +6,13 @@
 //! * [`calls`]: what an attempt may call, and what came of it.
 //! * [`lag`]: how many tasks its event loop can bear.
 //! * [`runner`]: one attempt: its handler, its time limit, its panic, its cancel.
+//! * [`expected`]: whether its output is what its task expects.
 //! * [`kinds`]: the built-in kinds under this configuration.
 //! * [`handlers`]: the kinds themselves.
 
 pub(crate) mod calls;
 mod flows;
+mod expected;
 pub(crate) mod handlers;
 mod held;
 pub(crate) mod kinds;

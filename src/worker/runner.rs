@@ -9,8 +9,9 @@ use futures_util::FutureExt;
 use serde_json::value::RawValue;
 
 use super::calls::Calls;
+use super::expected::as_expected;
 use super::held::Started;
-use crate::handler::{Context, EventSink, HandlerError, HandlerFuture, Output, Registry};
+use crate::handler::{Context, EventSink, Handler, HandlerError, HandlerFuture, Output, Registry};
 use crate::protocol::link::{Done, Outcome, Start};
 use crate::task::ErrorKind;
 
@@ -72,10 +73,24 @@ fn begin(
     };
     let input = RawValue::from_string(start.input)
         .map_err(|error| HandlerError::input(format!("the input is not JSON: {error}")))?;
-    let context = Context { task: start.id, attempt: start.run.attempt, sink, calls };
+    let context = Context { calls, ..Context::new(start.id, start.run.attempt, sink) };
+    attempt(handler.as_ref(), context.with_expect(None), input)
+}
+
+/// A handler's attempt, and the check of what it gives.
+fn attempt(
+    handler: &dyn Handler,
+    context: Context,
+    input: Box<RawValue>,
+) -> Result<HandlerFuture, HandlerError> {
+    let expect = context.expect.clone();
     // A handler may panic before it gives its future.
-    std::panic::catch_unwind(AssertUnwindSafe(|| handler.run(context, input)))
-        .map_err(|panic| panicked(panic.as_ref()))
+    let attempt = std::panic::catch_unwind(AssertUnwindSafe(|| handler.run(context, input)))
+        .map_err(|panic| panicked(panic.as_ref()))?;
+    Ok(match expect {
+        None => attempt,
+        Some(expect) => Box::pin(async move { as_expected(&expect, attempt.await?) }),
+    })
 }
 
 pub(super) fn outcome_of(result: Result<Output, HandlerError>) -> Outcome {
@@ -108,8 +123,13 @@ pub(super) fn panicked(panic: &(dyn std::any::Any + Send)) -> HandlerError {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::expect::Expect;
     use crate::protocol::link::Run;
+    use crate::worker::handlers::noop::Noop;
+    use crate::worker::handlers::testing::{self, raw};
 
     fn limited(outcome: Outcome) -> Outcome {
         let run = Run { seq: 1, attempt: 1 };
@@ -127,5 +147,20 @@ mod tests {
         let Outcome::Failed { error, .. } = limited(outcome_of(Err(long))) else { unreachable!() };
         assert_eq!(error.message.len(), MESSAGE_BYTES_MAX);
         assert!(error.retryable);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_any_kind_gives_is_checked() {
+        for (expect, mistake) in [
+            (None, None),
+            (Some(json!({"regex": "^.{2}$"})), None),
+            (Some(json!({"schema": {"minProperties": 1}})), Some("{} has less than 1 property")),
+        ] {
+            let expect = expect.map(|expect| Arc::new(Expect::read(&expect).unwrap()));
+            let context = testing::context(&Arc::default()).with_expect(expect);
+            let ended = attempt(&Noop::new(), context, raw("{}")).unwrap().await;
+            let mistake = mistake.map(crate::expect::unexpected);
+            assert_eq!(ended.err().map(|error| error.message), mistake);
+        }
     }
 }

@@ -47,6 +47,10 @@ pub(super) struct ChatOutput {
     /// Who was asked before in this attempt, and why that did not help.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     fallbacks: Vec<Fallback>,
+    /// How many times a model was asked until its answer was as expected, if more than once;
+    /// `usage` is that of all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) asked: Option<u32>,
 }
 
 impl Answer {
@@ -137,7 +141,13 @@ impl Answer {
             cached: false,
             tool_calls: self.calls.into_values().collect(),
             fallbacks,
+            asked: None,
         }
+    }
+
+    /// The same, as the server counts them.
+    pub(super) fn counted(&self) -> Option<&Usage> {
+        self.usage.as_ref()
     }
 
     /// The text so far.

@@ -2,19 +2,24 @@
 
 use serde_json::{Map, Value};
 
+use crate::expect::Expect;
 use crate::handler::{Context, Output};
 
 /// Most bytes that are told at once, as if they came from a stream.
 const PIECE_BYTES_MAX: usize = 64;
 
 /// Gives the output of an equal request again, and tells its text. It cost no tokens. None if
-/// `json` is no output: then a provider must be asked.
-pub(super) fn replay(json: &str, context: &Context) -> Option<Output> {
+/// `json` is no output, or not as expected: then a provider must be asked.
+pub(super) fn replay(json: &str, expect: Option<&Expect>, context: &Context) -> Option<Output> {
     let mut output: Map<String, Value> = serde_json::from_str(json).ok()?;
     let text = output.get("text")?.as_str()?.to_owned();
+    if expect.is_some_and(|expect| expect.check(&text).is_err()) {
+        return None;
+    }
     output.insert("cached".to_owned(), true.into());
     // They failed then, not now.
     output.remove("fallbacks");
+    output.remove("asked");
     let json = serde_json::value::to_raw_value(&output).ok()?;
     pieces(&text).for_each(|piece| context.text(piece));
     Some(Output { json, usage: None })
@@ -51,9 +56,10 @@ mod tests {
         let output = json!({
             "text": text, "model": "m", "provider": "p", "cached": false, "finish_reason": "stop",
             "usage": {"prompt_tokens": 1}, "fallbacks": [{"provider": "q"}],
+            "asked": 2,
         });
         let events = Arc::new(Events::default());
-        let given = replay(&output.to_string(), &testing::context(&events)).unwrap();
+        let given = replay(&output.to_string(), None, &testing::context(&events)).unwrap();
         assert_eq!(given.usage, None);
         let expected = json!({
             "text": text, "model": "m", "provider": "p", "cached": true, "finish_reason": "stop",
@@ -73,9 +79,21 @@ mod tests {
     fn what_is_no_output_is_not_given() {
         let events = Arc::new(Events::default());
         for json in ["", "[]", "{}", r#"{"text":5}"#] {
-            assert!(replay(json, &testing::context(&events)).is_none(), "{json}");
+            assert!(replay(json, None, &testing::context(&events)).is_none(), "{json}");
         }
         assert!(events.all().is_empty());
+    }
+
+    #[test]
+    fn what_is_not_as_expected_is_not_given() {
+        let events = Arc::new(Events::default());
+        let expect = Expect::read(&json!({"json": true})).unwrap();
+        for (text, given) in [("{}", true), ("So be it.", false)] {
+            let output = json!({"text": text}).to_string();
+            let output = replay(&output, Some(&expect), &testing::context(&events));
+            assert_eq!(output.is_some(), given);
+        }
+        assert_eq!(events.all(), [Event::Text { text: "{}".into() }]);
     }
 
     proptest! {

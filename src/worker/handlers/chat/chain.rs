@@ -1,26 +1,30 @@
-//! One attempt: calls the providers of a chain, one after the other, until one answers.
+//! One attempt: calls the providers of a chain, one after the other, until one answers as expected.
 
 use super::answer::ChatOutput;
+use super::asks::{self, Asks};
 use super::call::{Caller, Ended};
 use super::needs;
 use super::route::Chain;
 use super::tell::Teller;
 use super::walk::Walk;
+use crate::expect::{Expect, unexpected};
 use crate::handler::{Context, HandlerError};
 use crate::openai::ChatRequest;
 use crate::protocol::calls::CallOutcome;
 use crate::worker::calls::Report;
 
 /// Calls one provider after the other, each with a permit, until one answers or none is left to
-/// help.
+/// help. One whose answer is not as expected is told what is wrong with it and asked again, as long
+/// as the task has calls left.
 pub(super) async fn answer(
     caller: &Caller,
     chain: &Chain,
     mut request: ChatRequest,
+    expect: Option<&Expect>,
     context: &Context,
 ) -> Result<ChatOutput, HandlerError> {
     let calls = &context.calls;
-    let tokens = needs::tokens(&request);
+    let mut asks = Asks::new(expect);
     let mut walk = Walk::new(chain, context.attempt, calls.calls_max());
     let mut teller = Teller::new(context, chain.buffer_first);
     loop {
@@ -28,7 +32,7 @@ pub(super) async fn answer(
         if servers.is_empty() {
             return Err(walk.into_error(None));
         }
-        let permit = match calls.permit(&servers, tokens).await {
+        let permit = match calls.permit(&servers, needs::tokens(&request)).await {
             Ok(permit) => permit,
             Err(closed) => return Err(walk.into_error(Some(closed))),
         };
@@ -43,8 +47,15 @@ pub(super) async fn answer(
             Ok(answer) => {
                 let report = Report { model, usage: answer.usage(), closed_for };
                 permit.settle(CallOutcome::Succeeded, report);
-                teller.succeeded();
-                return Ok(answer.into_output(route, walk.into_fallbacks()));
+                let Err(mistake) = asks.judge(&answer) else {
+                    teller.succeeded();
+                    return Ok(asks.complete(answer.into_output(route, walk.into_fallbacks())));
+                };
+                if !(walk.again(route) && asks.may_ask_again()) {
+                    return Err(asks.into_error(&route.provider.name, &mistake));
+                }
+                teller.voided(unexpected(&mistake));
+                asks::complain(&mut request, &answer, &mistake);
             }
             Err(failure) => {
                 let report = Report { model, usage: None, closed_for };

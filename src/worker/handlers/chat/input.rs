@@ -1,9 +1,12 @@
 //! A task's input: an OpenAI request, with `prompt` and `system` as shorthands for messages, and
-//! with `cache` and `agent`, which are for forq alone.
+//! with `cache`, `agent` and `expect`, which are for forq alone.
+
+use std::sync::Arc;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::expect::Expect;
 use crate::handler::parse_input;
 use crate::openai::{ChatRequest, Message, StreamOptions};
 
@@ -16,6 +19,8 @@ pub(super) struct Asked {
     pub(super) agent: Option<String>,
     /// What the input says about the cache.
     pub(super) cache: CacheWish,
+    /// What the answer must be; what a model is told of that is not in `request` yet.
+    pub(super) expect: Option<Arc<Expect>>,
 }
 
 /// What a task says about answers that were given before.
@@ -35,6 +40,7 @@ pub(super) enum CacheWish {
 pub(super) fn read(input: &RawValue) -> Result<Asked, String> {
     let mut request: ChatRequest = parse_input(input)?;
     let cache = take_cache(&mut request)?;
+    let expect = take_expect(&mut request)?;
     let agent = take_text(&mut request, "agent")?;
     let prompt = take_text(&mut request, "prompt")?;
     let system = take_text(&mut request, "system")?;
@@ -62,7 +68,7 @@ pub(super) fn read(input: &RawValue) -> Result<Asked, String> {
             return Err(format!("input.{name}: give at least 1"));
         }
     }
-    Ok(Asked { request, agent, cache })
+    Ok(Asked { request, agent, cache, expect })
 }
 
 fn take_cache(request: &mut ChatRequest) -> Result<CacheWish, String> {
@@ -72,6 +78,16 @@ fn take_cache(request: &mut ChatRequest) -> Result<CacheWish, String> {
         Some(Value::Bool(false)) => Ok(CacheWish::Never),
         Some(Value::String(word)) if word == "refresh" => Ok(CacheWish::Refresh),
         Some(_) => Err("input.cache: give true, false or \"refresh\"".into()),
+    }
+}
+
+fn take_expect(request: &mut ChatRequest) -> Result<Option<Arc<Expect>>, String> {
+    match request.extra.remove("expect") {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match Expect::read(&value) {
+            Ok(expect) => Ok(Some(Arc::new(expect))),
+            Err(error) => Err(format!("input.expect: {error}")),
+        },
     }
 }
 
@@ -148,6 +164,7 @@ mod tests {
             (json!({"prompt": "a", "stream": "yes"}), "input.stream: "),
             (json!({"prompt": "a", "cache": "yes"}), "input.cache: give true, false or"),
             (json!({"prompt": "a", "agent": 5}), "input.agent: expected a string"),
+            (json!({"prompt": "a", "expect": {"json": 1}}), "input.expect: json: invalid type: "),
         ];
         for (input, start) in cases {
             let error = request(input.clone()).unwrap_err();
@@ -181,8 +198,10 @@ mod tests {
             (json!(false), CacheWish::Never),
             (json!("refresh"), CacheWish::Refresh),
         ] {
-            let input = json!({"prompt": "p", "cache": cache, "agent": "host"});
+            let expect = json!({"json": true});
+            let input = json!({"prompt": "p", "cache": cache, "agent": "host", "expect": expect});
             let asked = read(&RawValue::from_string(input.to_string()).unwrap()).unwrap();
+            assert_eq!(asked.expect.unwrap().source(), expect.to_string());
             assert_eq!((asked.cache, asked.agent.as_deref()), (wish, Some("host")));
             assert!(asked.request.extra.is_empty());
         }

@@ -7,6 +7,7 @@
 //! - `needs`: what the broker must know of it, pure
 //! - `cached`: an answer that was given before
 //! - `chain`: one attempt along the chain, as `walk` decides (pure)
+//! - `asks`: what is said to a model whose answer is not as expected, pure
 //! - `call`: asks one provider, through `client`
 //! - `read`: reads the answer as it comes
 //! - `answer`: puts it together, pure
@@ -16,6 +17,7 @@
 
 mod agent;
 mod answer;
+mod asks;
 mod cached;
 mod call;
 mod chain;
@@ -50,11 +52,12 @@ use crate::handler::{Context, Handler, HandlerError, HandlerFuture, Needs, Outpu
 /// The handler of `chat` tasks.
 ///
 /// Input: `prompt` or `messages`, `model`, `system`, `agent` (whose model and prompt stand in for
-/// those that are missing), `cache` (true, false or `"refresh"`), and any parameter of OpenAI's chat
-/// completions. Output: `text`, `model` and `provider` (who answered),
-/// `usage`, `finish_reason`, `cached`, `tool_calls` if there are any, and `fallbacks` (`provider`,
-/// `model`, `error`) if others were asked before in this attempt. The text is told as it comes;
-/// after the event `{"restarted": {"provider", "reason"}}` it begins anew.
+/// those that are missing), `cache` (true, false or `"refresh"`), `expect` (`json`, `schema`,
+/// `regex`: what the answer must be), and any parameter of OpenAI's chat completions. Output: `text`,
+/// `model` and `provider` (who answered), `usage`, `finish_reason`, `cached`, `tool_calls` if there
+/// are any, `fallbacks` (`provider`, `model`, `error`) if others were asked before in this attempt,
+/// and `asked` if it took more than one answer. The text is told as it comes; after the event
+/// `{"restarted": {"provider", "reason"}}` it begins anew.
 pub(crate) struct ChatHandler {
     routes: Routes,
     agents: Agents,
@@ -77,6 +80,9 @@ impl ChatHandler {
                 named_by = format!("agents.{agent}.model");
             }
         }
+        if let Some(expect) = &asked.expect {
+            asks::instruct(&mut asked.request, expect);
+        }
         match self.routes.find(asked.request.model.as_deref()) {
             Ok(chain) => Ok((chain, asked)),
             Err(error) => Err(format!("{named_by}: {error}")),
@@ -97,12 +103,17 @@ impl Handler for ChatHandler {
         let read = self.read(&input);
         let caller = Rc::clone(&self.caller);
         Box::pin(async move {
-            let (chain, asked) = read.map_err(HandlerError::input)?;
-            let cached = context.calls.cached().and_then(|json| cached::replay(json, &context));
-            if let Some(output) = cached {
+            let (chain, Asked { mut request, expect: own, .. }) =
+                read.map_err(HandlerError::input)?;
+            let expect = own.as_ref().or(context.expect.as_ref()).map(|expect| &**expect);
+            let cached = context.calls.cached();
+            if let Some(output) = cached.and_then(|json| cached::replay(json, expect, &context)) {
                 return Ok(output);
             }
-            let output = chain::answer(&caller, &chain, asked.request, &context).await?;
+            if let Some(expect) = expect.filter(|_| own.is_none()) {
+                asks::instruct(&mut request, expect);
+            }
+            let output = chain::answer(&caller, &chain, request, expect, &context).await?;
             let usage = output.usage.as_ref().map(Into::into);
             Ok(Output { usage, ..to_output(&output)? })
         })

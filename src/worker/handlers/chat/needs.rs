@@ -32,7 +32,7 @@ pub(super) fn of(asked: &Asked, chain: &Chain) -> Needs {
     Needs {
         gate: chain.gate.clone(),
         tokens: tokens(&asked.request),
-        cache_key: keeps.then(|| key(&asked.request, chain)),
+        cache_key: keeps.then(|| key(asked, chain)),
         cache_refresh: asked.cache == CacheWish::Refresh,
         agent: asked.agent.clone(),
     }
@@ -86,13 +86,16 @@ fn text_tokens(text: &str) -> u64 {
 
 /// The same for equal requests in each process and build. Whether it streams makes no difference to
 /// an answer.
-fn key(request: &ChatRequest, chain: &Chain) -> u128 {
+fn key(asked: &Asked, chain: &Chain) -> u128 {
     let mut text = format!("{KEY_VERSION}\n{}\n", chain.gate);
     for route in &chain.routes {
         text.push_str(&format!("{}/{}\n", route.provider.name, route.model));
     }
+    if let Some(expect) = &asked.expect {
+        text.push_str(&format!("expect {}\n", expect.source()));
+    }
     // Only what a JSON text was read from is written here, and that can be.
-    let mut request = serde_json::to_value(request).unwrap_or_default();
+    let mut request = serde_json::to_value(&asked.request).unwrap_or_default();
     if let Value::Object(fields) = &mut request {
         for name in ["model", "stream", "stream_options"] {
             fields.remove(name);
@@ -190,6 +193,8 @@ mod tests {
             r#"{"prompt":"a","seed":1,"stop":{"x":1,"y":2},"model":"other"}"#,
             r#"{"prompt":"a","seed":1,"stop":{"x":1,"y":2},"model":"a/m"}"#,
             r#"{"prompt":"a","seed":1,"stop":{"x":1,"y":2},"max_tokens":1}"#,
+            r#"{"prompt":"a","seed":1,"stop":{"x":1,"y":2},"expect":{"regex":"b"}}"#,
+            r#"{"prompt":"a","seed":1,"stop":{"x":1,"y":2},"expect":{"json":true}}"#,
         ] {
             assert_ne!(key(other), plain, "{other}");
         }

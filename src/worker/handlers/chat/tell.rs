@@ -14,8 +14,9 @@ const PROOF_TIME: Duration = Duration::from_secs(3);
 
 /// Tells the text of an attempt's calls, so that followers always know what still counts.
 ///
-/// Text is told as it comes. If its provider then fails and another answers, `restarted` is told
-/// before the other's text: what came before it is void. With `buffer_first`, text is held until
+/// Text is told as it comes. If its provider then fails and another answers, or the answer is not as
+/// expected and there is another, `restarted` is told before the other's text: what came before it
+/// is void. With `buffer_first`, text is held until
 /// its provider has proved itself by [`PROOF_BYTES`], by [`PROOF_TIME`] or by the end of its
 /// answer; if it fails before, nobody hears of it.
 pub(super) struct Teller<'a> {
@@ -69,9 +70,14 @@ impl<'a> Teller<'a> {
 
     /// It brought none.
     pub(super) fn failed(&mut self, why: &str) {
+        self.voided(format!("provider '{}' {why}", self.provider));
+    }
+
+    /// What it brought does not count.
+    pub(super) fn voided(&mut self, why: String) {
         self.held = None;
         if std::mem::take(&mut self.told) {
-            self.void = Some(format!("provider '{}' {why}", self.provider));
+            self.void = Some(why);
         }
     }
 
@@ -150,6 +156,23 @@ mod tests {
             teller.succeeded();
         });
         assert_eq!(told, ["two"]);
+    }
+
+    #[test]
+    fn an_answer_that_does_not_count_is_void_where_it_was_told() {
+        for (buffer_first, expected) in
+            [(false, ["one", "not as expected>a", "two"].as_slice()), (true, ["two"].as_slice())]
+        {
+            let told = heard(buffer_first, |teller| {
+                teller.begin("a");
+                text(teller, "one");
+                teller.voided("not as expected".to_owned());
+                teller.begin("a");
+                text(teller, "two");
+                teller.succeeded();
+            });
+            assert_eq!(told, expected);
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod chain;
+mod expect;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};

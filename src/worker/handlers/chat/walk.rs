@@ -15,6 +15,8 @@ pub(super) struct Walk<'a> {
     /// Not called yet, in the chain's order.
     left: Vec<&'a Route>,
     calls_left: usize,
+    /// Of those the task has left. The first attempt's whole chain may be more.
+    own_calls_left: usize,
     failures: Vec<(&'a Route, Failure)>,
 }
 
@@ -32,7 +34,8 @@ impl<'a> Walk<'a> {
     pub(super) fn new(chain: &'a Chain, attempt: u32, calls_max: u32) -> Self {
         let calls_max = usize::try_from(calls_max).unwrap_or(usize::MAX).max(1);
         let calls_left = if attempt <= 1 { calls_max.max(chain.routes.len()) } else { calls_max };
-        Self { chain, left: chain.routes.iter().collect(), calls_left, failures: Vec::new() }
+        let left = chain.routes.iter().collect();
+        Self { chain, left, calls_left, own_calls_left: calls_max, failures: Vec::new() }
     }
 
     /// Whom to call next, best first: each once. None if the attempt is over.
@@ -46,11 +49,21 @@ impl<'a> Walk<'a> {
         names.filter(|name| seen.insert(*name)).cloned().collect()
     }
 
-    /// The route of a permit for `server`. It is not given again in this attempt.
+    /// The route of a permit for `server`. It is not given again in this attempt, unless it answers
+    /// and is asked [`again`](Self::again).
     pub(super) fn take(&mut self, server: &str) -> Option<&'a Route> {
         let index = self.left.iter().position(|route| route.provider.name == server)?;
         self.calls_left = self.calls_left.saturating_sub(1);
+        self.own_calls_left = self.own_calls_left.saturating_sub(1);
         Some(self.left.remove(index))
+    }
+
+    /// The route's answer was not as expected. It is next, if the task has a call left: else false.
+    /// Whoever failed before is not called again.
+    pub(super) fn again(&mut self, route: &'a Route) -> bool {
+        self.left.insert(0, route);
+        self.calls_left = self.own_calls_left;
+        self.calls_left > 0
     }
 
     /// A call failed.
@@ -187,6 +200,33 @@ mod tests {
             }
             assert_eq!(made, calls, "attempt {attempt} with {calls_max}");
         }
+    }
+
+    #[test]
+    fn who_answered_is_asked_again_within_the_calls_of_the_task() {
+        let chain = chain(&["a/m", "b/m", "c/m"]);
+        for (calls_max, asked) in [(0, 1), (1, 1), (2, 1), (3, 2), (5, 4)] {
+            let mut walk = Walk::new(&chain, 1, calls_max);
+            let first = walk.take("a").unwrap();
+            walk.failed(first, cut());
+            let second = walk.take("b").unwrap();
+            let mut times = 1;
+            while walk.again(second) {
+                assert_eq!(walk.servers(), ["b", "c"]);
+                walk.take("b").unwrap();
+                times += 1;
+            }
+            assert_eq!(times, asked, "{calls_max}");
+        }
+        // The rest of the chain stands in for it.
+        let mut walk = Walk::new(&chain, 1, 3);
+        let first = walk.take("a").unwrap();
+        assert!(walk.again(first));
+        let first = walk.take("a").unwrap();
+        walk.failed(first, cut());
+        assert_eq!(walk.servers(), ["b", "c"]);
+        walk.take("b").unwrap();
+        assert!(walk.servers().is_empty());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use super::*;
+use crate::expect::Expect;
 use crate::protocol::calls::CallOutcome::{Failed, NotMade, Refused, Succeeded};
 use crate::protocol::calls::{Answered, Begin, CallOutcome, Grant, Settled};
 use crate::protocol::link::{Run, Start, ToBroker};
@@ -11,24 +12,25 @@ use crate::worker::handlers::testing::Events;
 use crate::worker::held::Wake;
 
 /// A model `default` that is a chain of `a`, `b`, …, each with the model `m`.
-struct Chained {
-    handler: ChatHandler,
+pub(super) struct Chained {
+    pub(super) handler: ChatHandler,
     /// Providers that the broker grants nothing for.
-    closed: Vec<&'static str>,
-    attempt: u32,
-    calls_max: u32,
-    cached: Option<String>,
+    pub(super) closed: Vec<&'static str>,
+    pub(super) attempt: u32,
+    pub(super) calls_max: u32,
+    pub(super) cached: Option<String>,
+    pub(super) expect: Option<Arc<Expect>>,
 }
 
 /// What came of an attempt.
-struct Came {
-    result: Result<Value, HandlerError>,
-    events: Vec<Event>,
-    settled: Vec<Settled>,
+pub(super) struct Came {
+    pub(super) result: Result<Value, HandlerError>,
+    pub(super) events: Vec<Event>,
+    pub(super) settled: Vec<Settled>,
 }
 
 impl Chained {
-    fn new(providers: Vec<Provider>, buffer_first: bool) -> Self {
+    pub(super) fn new(providers: Vec<Provider>, buffer_first: bool) -> Self {
         let mut routes = Routes::default();
         let mut targets = Vec::new();
         for (name, provider) in ["a", "b", "c"].into_iter().zip(providers) {
@@ -40,10 +42,10 @@ impl Chained {
         let prompt = Some("Be kind.".to_owned());
         agents.add("host", Agent { model: None, prompt });
         let handler = ChatHandler::new(routes, agents);
-        Self { handler, closed: Vec::new(), attempt: 1, calls_max: 3, cached: None }
+        Self { handler, closed: Vec::new(), attempt: 1, calls_max: 3, cached: None, expect: None }
     }
 
-    async fn run(&self, input: Value) -> Came {
+    pub(super) async fn run(&self, input: Value) -> Came {
         let input = RawValue::from_string(input.to_string()).unwrap();
         let (wake, events) = (Arc::<Wake>::default(), Arc::new(Events::default()));
         let run = Run { seq: 1, attempt: self.attempt };
@@ -60,6 +62,7 @@ impl Chained {
         let context = Context {
             attempt: self.attempt,
             calls: calls.clone(),
+            expect: self.expect.clone(),
             ..Context::new(TaskId::new(), 1, events.clone())
         };
         let settled = RefCell::default();
@@ -100,34 +103,34 @@ impl Chained {
         }
     }
 
-    async fn chat(&self) -> Came {
+    pub(super) async fn chat(&self) -> Came {
         self.run(json!({"prompt": "hello"})).await
     }
 }
 
 impl Came {
     /// Who was called, and how it ended.
-    fn outcomes(&self) -> Vec<(&str, CallOutcome)> {
+    pub(super) fn outcomes(&self) -> Vec<(&str, CallOutcome)> {
         self.settled.iter().map(|call| (call.grant.server.as_str(), call.outcome)).collect()
     }
 
-    fn error(self) -> HandlerError {
+    pub(super) fn error(self) -> HandlerError {
         self.result.unwrap_err()
     }
 }
 
 /// A provider that plays one script, and once more for a 400, which may have meant the
 /// `stream_options`.
-async fn plays(script: Vec<Step>) -> Provider {
+pub(super) async fn plays(script: Vec<Step>) -> Provider {
     provider(fake(vec![script.clone(), script]).await.base_url)
 }
 
-fn says(text: &str) -> Vec<Step> {
+pub(super) fn says(text: &str) -> Vec<Step> {
     let usage = "data: {\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":3}}\n\n";
     vec![sse_head(), send(text_event(text)), send(STOP), send(usage), send(DONE)]
 }
 
-fn answers(status: &str, body: &str) -> Vec<Step> {
+pub(super) fn answers(status: &str, body: &str) -> Vec<Step> {
     vec![head(status, ""), send(body)]
 }
 
