@@ -29,6 +29,9 @@ pub(crate) struct SimLlmArgs {
     /// Share of requests that are told to come back later (429), 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     rate_limit_rate: f64,
+    /// Share of requests for JSON that are answered in words at first, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    prose_rate: f64,
     /// A fault that the requests meet, or only the first N of them
     #[arg(long, value_name = "NAME[:N]")]
     fault: Option<FaultRule>,
@@ -58,6 +61,7 @@ pub(crate) fn run(args: SimLlmArgs, out: &mut Out) -> Result<u8, CliError> {
         tokens_per_second: args.tokens_per_second,
         failure_rate: args.failure_rate,
         rate_limit_rate: args.rate_limit_rate,
+        prose_rate: args.prose_rate,
         fault: args.fault,
         seed: args.seed,
     };

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::check::Forced;
 use super::draw::{mix, mix_text};
+use super::json::JsonAsked;
 use crate::openai::{ChatRequest, Message};
 
 /// How much of a prompt is read for the answer; its tokens are counted to the end.
@@ -32,20 +33,23 @@ pub(super) struct Answer {
     pub(super) finish_reason: &'static str,
     /// Tokens of the whole prompt.
     pub(super) prompt_tokens: u64,
+    /// Whether it is the JSON that was asked for, and the first try at it.
+    pub(super) is_first_json: bool,
 }
 
 /// The answer to a request: the same for the same messages and seed.
 pub(super) fn answer(request: &ChatRequest, forced: Option<&Forced>, seed: u64) -> Answer {
     let messages = request.messages.as_deref().unwrap_or_default();
     let texts: Vec<String> = messages.iter().map(text_of).collect();
-    let asked = messages.iter().rposition(|message| message.role == "user");
-    let prompt: String = match asked {
-        Some(index) => texts[index].chars().take(READ_CHARS_MAX).collect(),
-        None => String::new(),
-    };
-    let (text, complete) = match forced {
-        Some(tool) => (arguments(&tool.parameters, &prompt, 0).to_string(), "tool_calls"),
-        None => (speak(&prompt, seed), "stop"),
+    let user = messages.iter().zip(&texts).filter(|(message, _)| message.role == "user");
+    let asked: Vec<&str> = user.map(|(_, text)| text.as_str()).collect();
+    let json = JsonAsked::find(&asked).filter(|_| forced.is_none());
+    let prompt = json.as_ref().map_or(asked.last().copied(), |json| Some(json.prompt));
+    let prompt: String = prompt.unwrap_or_default().chars().take(READ_CHARS_MAX).collect();
+    let (text, complete) = match (forced, &json) {
+        (Some(tool), _) => (arguments(&tool.parameters, &prompt, 0).to_string(), "tool_calls"),
+        (None, Some(json)) => (json.answer(&short_sentences(&prompt), seed).to_string(), "stop"),
+        (None, None) => (speak(&prompt, seed), "stop"),
     };
     let mut tokens: Vec<String> = tokens(&text).map(str::to_owned).collect();
     let limit = [request.max_tokens, request.max_completion_tokens].into_iter().flatten().min();
@@ -57,6 +61,7 @@ pub(super) fn answer(request: &ChatRequest, forced: Option<&Forced>, seed: u64) 
         tokens,
         finish_reason,
         prompt_tokens: texts.iter().map(|text| tokens_in(text)).sum(),
+        is_first_json: json.is_some_and(|json| !json.is_mending),
     }
 }
 
@@ -146,6 +151,11 @@ fn sentences(text: &str) -> impl Iterator<Item = &str> {
         .filter(|sentence| sentence.chars().any(char::is_alphanumeric))
 }
 
+/// Those that can be quoted whole, for want of them none.
+fn short_sentences(text: &str) -> Vec<&str> {
+    sentences(text).filter(|sentence| sentence.chars().count() <= QUOTE_CHARS_MAX).collect()
+}
+
 fn quote(sentence: &str) -> String {
     match sentence.char_indices().nth(QUOTE_CHARS_MAX) {
         Some((end, _)) => format!("{}…", sentence[..end].trim_end()),
@@ -224,6 +234,23 @@ mod tests {
     fn an_empty_prompt_has_an_answer() {
         assert!(ask(" \n…", None, 1).tokens.concat().contains("no words"));
         assert_eq!(ask("", None, 1).prompt_tokens, 0);
+    }
+
+    #[test]
+    fn json_is_given_to_who_asks_for_it() {
+        let schema = json!({"schema": {"type": "object", "required": ["score"], "properties": {
+            "score": {"type": "integer", "minimum": 0, "maximum": 100},
+            "why": {"type": "string"}}}});
+        let expect = crate::expect::Expect::read(&schema).unwrap();
+        let prompt = format!("{PROMPT}\n\n{}", expect.instruction().unwrap());
+        let answer = ask(&prompt, None, 1);
+        let value = expect.check(&answer.tokens.concat()).unwrap().unwrap();
+        let why = value["why"].as_str().unwrap().strip_prefix("[simulated] ").unwrap();
+        assert!(PROMPT.contains(why), "{value}");
+        assert!(answer.is_first_json && answer.tokens.len() > 1);
+        assert_eq!(answer, ask(&prompt, None, 1));
+        assert!((2..20).any(|seed| ask(&prompt, None, seed) != answer));
+        assert!(!ask(PROMPT, None, 1).is_first_json);
     }
 
     #[test]

@@ -7,15 +7,17 @@ use super::fault::Fault;
 /// The fault that chance has for request `number`.
 pub(super) fn fate(options: &SimOptions, number: u64) -> Option<Fault> {
     let draw = unit(mix(options.seed ^ mix(number)));
-    if draw < options.rate_limit_rate {
-        Some(Fault::RateLimitRetryAfter)
-    } else if draw
-        < options.rate_limit_rate + options.failure_rate * (1.0 - options.rate_limit_rate)
-    {
-        Some(Fault::ServerError)
-    } else {
-        None
-    }
+    let mut up_to = 0.0;
+    // Each of those that the ones before it have left.
+    let faults = [
+        (options.rate_limit_rate, Fault::RateLimitRetryAfter),
+        (options.failure_rate, Fault::ServerError),
+        (options.prose_rate, Fault::ProseForJson),
+    ];
+    faults.into_iter().find_map(|(rate, fault)| {
+        up_to += rate * (1.0 - up_to);
+        (draw < up_to).then_some(fault)
+    })
 }
 
 /// Spreads `value` evenly over all 64 bits (the finalizer of splitmix64).
@@ -32,7 +34,7 @@ pub(super) fn mix_text(seed: u64, text: &str) -> u64 {
 }
 
 /// From 0 to just under 1.
-fn unit(bits: u64) -> f64 {
+pub(super) fn unit(bits: u64) -> f64 {
     const BITS: u32 = f64::MANTISSA_DIGITS;
     (bits >> (u64::BITS - BITS)) as f64 / (1u64 << BITS) as f64
 }
@@ -43,18 +45,31 @@ mod tests {
 
     fn fates(failure_rate: f64, rate_limit_rate: f64, seed: u64) -> Vec<Option<Fault>> {
         let options = SimOptions { failure_rate, rate_limit_rate, seed, ..SimOptions::default() };
-        (0..10_000).map(|number| fate(&options, number)).collect()
+        fates_of(&options)
+    }
+
+    fn fates_of(options: &SimOptions) -> Vec<Option<Fault>> {
+        (0..10_000).map(|number| fate(options, number)).collect()
     }
 
     #[test]
     fn rates_hold() {
-        let fates = fates(0.2, 0.1, 7);
+        let rates = SimOptions {
+            failure_rate: 0.2,
+            rate_limit_rate: 0.1,
+            prose_rate: 0.5,
+            seed: 7,
+            ..SimOptions::default()
+        };
+        let fates = fates_of(&rates);
         let share = |wanted| {
             fates.iter().filter(|fate| **fate == wanted).count() as f64 / fates.len() as f64
         };
         assert!((share(Some(Fault::RateLimitRetryAfter)) - 0.1).abs() < 0.02);
         // Of those that are not refused.
         assert!((share(Some(Fault::ServerError)) - 0.2 * 0.9).abs() < 0.02);
+        // Of the rest.
+        assert!((share(Some(Fault::ProseForJson)) - 0.5 * 0.8 * 0.9).abs() < 0.02);
     }
 
     #[test]

@@ -25,10 +25,11 @@ pub enum Fault {
     WrongContentType,
     Redirect,
     Endless,
+    ProseForJson,
 }
 
 /// Every fault, its name, and what it does.
-const KNOWN: [(Fault, &str, &str); 15] = [
+const KNOWN: [(Fault, &str, &str); 16] = [
     (Fault::RateLimit, "429", "status 429 that does not say when to come back"),
     (Fault::RateLimitRetryAfter, "429-retry-after", "status 429 with Retry-After: 1"),
     (Fault::ServerError, "500", "status 500"),
@@ -44,6 +45,7 @@ const KNOWN: [(Fault, &str, &str); 15] = [
     (Fault::WrongContentType, "wrong-content-type", "status 200 and a page of HTML"),
     (Fault::Redirect, "redirect", "status 302 to a path where there is nothing"),
     (Fault::Endless, "endless", "text without an end, as fast as it is read"),
+    (Fault::ProseForJson, "prose-for-json", "words where JSON is asked for, until that is said"),
 ];
 
 /// The names of all faults with what they do, a line each.

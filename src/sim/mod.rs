@@ -1,6 +1,7 @@
 //! The simulated model that `forq sim-llm` serves: an OpenAI-compatible server whose answers are
 //! made from the prompt's own words, the same for the same prompt and seed, and say that they are
-//! simulated. It is there to start on without an account, and to test against.
+//! simulated. It is there to start on without an account, and to test against. To who asks for JSON as
+//! forq does ([`crate::expect`]) it answers with an instance of the schema.
 //!
 //! # Faults
 //! It also misbehaves in every way that is known of real servers. A request for the model
@@ -10,7 +11,7 @@
 //! let go.
 //!
 //! # Layout
-//! - `answer`: what it says, pure
+//! - `answer`: what it says, pure; `json`, `instance`: what it says to who asks for JSON
 //! - `check`: which requests it refuses, pure
 //! - `draw`, `fault`: when it fails, and how, pure
 //! - `wire`: an answer in OpenAI's shapes, pure
@@ -24,6 +25,8 @@ mod check;
 mod connections;
 mod draw;
 mod fault;
+mod instance;
+mod json;
 mod play;
 mod refuse;
 mod routes;
@@ -62,6 +65,9 @@ pub struct SimOptions {
     pub failure_rate: f64,
     /// Share of requests, 0 to 1, that are refused with status 429 and `Retry-After`.
     pub rate_limit_rate: f64,
+    /// Share of requests for JSON, 0 to 1, that are answered in words, unless they say that an
+    /// earlier answer was.
+    pub prose_rate: f64,
     /// A fault that requests meet whose model names none.
     pub fault: Option<FaultRule>,
     /// Varies the answers and the order of failures.
@@ -76,6 +82,7 @@ impl Default for SimOptions {
             tokens_per_second: 0.0,
             failure_rate: 0.0,
             rate_limit_rate: 0.0,
+            prose_rate: 0.0,
             fault: None,
             seed: 0,
         }
@@ -85,9 +92,11 @@ impl Default for SimOptions {
 impl SimOptions {
     /// Checks what types cannot; the error is one sentence that names the option.
     pub fn check(&self) -> Result<(), String> {
-        for (name, rate) in
-            [("failure_rate", self.failure_rate), ("rate_limit_rate", self.rate_limit_rate)]
-        {
+        for (name, rate) in [
+            ("failure_rate", self.failure_rate),
+            ("rate_limit_rate", self.rate_limit_rate),
+            ("prose_rate", self.prose_rate),
+        ] {
             if !(0.0..=1.0).contains(&rate) {
                 return Err(format!("{name} is {rate}: give a share from 0 to 1"));
             }

@@ -53,7 +53,8 @@ pub(super) fn refusal(fault: Fault) -> Option<Response> {
         | Fault::GarbageJson
         | Fault::BigChunk
         | Fault::SlowDrip
-        | Fault::Endless => return None,
+        | Fault::Endless
+        | Fault::ProseForJson => return None,
     })
 }
 

@@ -17,6 +17,8 @@ const SPLIT_EVERY: Duration = Duration::from_millis(1);
 /// Characters of two, three and four bytes.
 const WIDE: [&str; 3] = ["é", "漢", "🦀"];
 const GARBAGE: &[u8] = b"{\"id\": \"chatcmpl-sim\", \"choices\": [{\"index\": 0,, <nonsense>";
+/// The text of [`Fault::ProseForJson`], a token each.
+const PROSE: [&str; 7] = ["[simulated]", " Of", " course!", " Here", " it", " is,", " in words."];
 /// How much of an endless answer is written at once.
 const ENDLESS_WRITE_BYTES: usize = 16 << 10;
 
@@ -28,6 +30,10 @@ pub(super) fn spoil_answer(fault: Fault, mut answer: Answer) -> Answer {
         Fault::SplitUtf8 if answer.calls.is_none() => {
             let words = answer.tokens.iter_mut().filter(|token| token.starts_with(' '));
             words.zip(WIDE.iter().cycle()).for_each(|(word, wide)| word.insert_str(0, wide));
+        }
+        Fault::ProseForJson if answer.is_first_json => {
+            answer.tokens = PROSE.map(str::to_owned).into();
+            answer.finish_reason = "stop";
         }
         _ => {}
     }

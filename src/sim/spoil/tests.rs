@@ -8,7 +8,7 @@ const EVENTS: usize = 6;
 
 fn answer() -> Answer {
     let tokens = ["[simul", "ated]", " one"].map(str::to_owned).into();
-    Answer { calls: None, tokens, finish_reason: "stop", prompt_tokens: 1 }
+    Answer { calls: None, tokens, finish_reason: "stop", prompt_tokens: 1, is_first_json: false }
 }
 
 /// The role, three tokens, the reason, `[DONE]`.
@@ -40,6 +40,14 @@ fn half_is_sent_before_silence_or_the_cut() {
         assert_eq!((end_of(&spoilt), spoilt.ending), (whole.bytes.len() / 2, ending));
         assert_eq!(spoilt.content_length, Some(whole.bytes.len()));
     }
+}
+
+#[test]
+fn prose_is_for_the_first_try_at_json() {
+    let first = Answer { is_first_json: true, ..answer() };
+    let spoilt = spoil_answer(Fault::ProseForJson, first);
+    assert_eq!(spoilt.tokens.concat(), "[simulated] Of course! Here it is, in words.");
+    assert_eq!(spoil_answer(Fault::ProseForJson, answer()), answer());
 }
 
 #[test]
