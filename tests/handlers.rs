@@ -71,6 +71,67 @@ fn a_call_of_a_tool_is_passed_on_whole() {
     }
 }
 
+/// Asks for a score from 0 to 100.
+fn rating() -> Value {
+    let score = json!({ "type": "integer", "minimum": 0, "maximum": 100 });
+    let schema = json!({
+        "type": "object",
+        "properties": { "score": score, "why": { "type": "string" } },
+        "required": ["score", "why"],
+        "additionalProperties": false,
+    });
+    json!({ "prompt": "Rate this sentence.", "expect": { "schema": schema } })
+}
+
+#[test]
+fn a_model_that_answers_in_words_is_asked_again_for_json() {
+    let model = Model::start(&["--tokens-per-second", "0", "--prose-rate", "1"]);
+    let daemon = Daemon::start(&model.config());
+    let printed = daemon.ok(&["submit", "chat", &rating().to_string(), "--wait"]);
+    let task = daemon.json_lines(&["list", "--limit", "1"]).remove(0);
+    let task = daemon.task(&text(&task, "/id"));
+    let said = text(&task, "/output/text");
+    assert_eq!(printed.trim_end(), said);
+    let answer: Value = serde_json::from_str(&said).unwrap();
+    assert!(number(&answer, "/score") <= 100, "{answer}");
+    assert!(text(&answer, "/why").starts_with("[simulated] "), "{answer}");
+    // One call more, in the same attempt, and both are paid for.
+    assert_eq!(number(&model.stats(), "/requests"), 2);
+    assert_eq!((&task["attempt"], &task["output"]["asked"]), (&json!(1), &json!(2)));
+    let usage = daemon.json(&["usage"]);
+    assert_eq!(number(&usage, "/total/calls"), 2, "{usage}");
+    assert_eq!(number(&usage, "/total/failed"), 0, "{usage}");
+    let tokens = |field: &str| number(&task["usage"], field);
+    assert_eq!(number(&usage, "/total/tokens_in"), tokens("/prompt_tokens"));
+    assert_eq!(number(&usage, "/total/tokens_out"), tokens("/completion_tokens"));
+
+    // Who follows it is told that the words do not count.
+    let (_, events) = daemon.run_followed("chat", &rating());
+    let at = events.iter().position(|event| event["data"]["restarted"].is_object());
+    let (words, json) = events.split_at(at.expect("a restart"));
+    assert_eq!(texts(words).concat(), "[simulated] Of course! Here it is, in words.");
+    assert_eq!(texts(json).concat(), said);
+    let reason = text(&json[0], "/data/restarted/reason");
+    let expected = "the answer is not as expected: the answer is not JSON: expected value at line ";
+    assert!(reason.starts_with(expected), "{reason}");
+}
+
+#[test]
+fn a_task_whose_answer_is_never_as_expected_fails_within_its_attempts() {
+    let model = Model::start(&["--first-token-ms", "0"]);
+    let daemon = Daemon::start(&model.config());
+    let input = json!({ "prompt": "Say yes or no.", "expect": { "regex": "^(yes|no)$" } });
+    let id = daemon.submit("chat", &input, &["--max-attempts", "3"]);
+    let task = daemon.until(&id, "failed");
+    assert_eq!((number(&model.stats(), "/requests"), number(&task, "/attempt")), (3, 1));
+    let said = "the answer is not as expected: the answer does not match the regular expression \
+         ^(yes|no)$ (asked 3 times, at last provider 'sim')";
+    assert_eq!(text(&task, "/error/message"), said);
+    let bad = json!({ "prompt": "a", "expect": { "schema": { "type": "intger" } } });
+    let refused = daemon.fails(2, &["submit", "chat", &bad.to_string()]);
+    assert!(refused.contains("input.expect: schema: at /type: "), "{refused}");
+}
+
 #[test]
 fn a_provider_that_fails_now_and_then_is_asked_again() {
     let model = Model::start(&[
