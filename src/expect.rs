@@ -200,7 +200,7 @@ fn describe(error: &ValidationError<'_>) -> String {
 }
 
 /// The value that a text is, or that stands in its first code fence.
-fn read_json(text: &str) -> Result<Value, String> {
+pub(crate) fn read_json(text: &str) -> Result<Value, String> {
     let whole = serde_json::from_str(text);
     let read = match fenced(text) {
         Some(inner) if whole.is_err() => first_value(inner),

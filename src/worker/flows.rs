@@ -178,7 +178,13 @@ impl Flow {
 }
 
 /// A step as a task: checked by its handler, which says what it needs.
-fn task_of(step: NewStep, registry: &Registry) -> Result<StepTask, Outcome> {
+fn task_of(mut step: NewStep, registry: &Registry) -> Result<StepTask, Outcome> {
+    if step.kind == "chat"
+        && let Some(expect) = step.expect.take()
+    {
+        // A chat says so itself, since what it is cached under depends on it.
+        step.input = with_expect(&step.input, &expect);
+    }
     let needs = registry.needs(&step.kind, &step.input);
     let needs =
         needs.map_err(|error| run_failed(format!("step {}: {error}", step.key), Vec::new()))?;
@@ -194,6 +200,12 @@ fn task_of(step: NewStep, registry: &Registry) -> Result<StepTask, Outcome> {
         expect: step.expect.map(|expect| Box::<str>::from(expect).into_string()),
         needs,
     })
+}
+
+fn with_expect(input: &RawValue, expect: &RawValue) -> Box<RawValue> {
+    let rest = input.get().trim_start().trim_start_matches('{');
+    let text = format!("{{\"expect\":{},{rest}", expect.get());
+    RawValue::from_string(text).unwrap_or_else(|_| input.to_owned())
 }
 
 fn too_much(bytes: usize, steps: usize, bytes_max: u64) -> String {

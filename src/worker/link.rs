@@ -161,7 +161,7 @@ impl Link {
                     Begin { start, grant: None, calls_max: u32::MAX, cached: None, stale: None };
                 self.start(begin, false, state);
             }
-            ToWorker::BeginWith(with) => self.start(with.begin, true, state),
+            ToWorker::BeginWith(with) => self.start_with(with.begin, with.expect, true, state),
             ToWorker::Advance(advance) => self.advance(advance, state),
             ToWorker::Answered(answered) => state.held.borrow().answered(answered),
             ToWorker::Cancel(run) => state.held.borrow().cancel(run),
@@ -178,13 +178,23 @@ impl Link {
         }
     }
 
-    fn start(&self, mut begin: Begin, limited: bool, state: &Rc<State>) {
+    fn start(&self, begin: Begin, limited: bool, state: &Rc<State>) {
+        self.start_with(begin, None, limited, state);
+    }
+
+    fn start_with(
+        &self,
+        mut begin: Begin,
+        expect: Option<String>,
+        limited: bool,
+        state: &Rc<State>,
+    ) {
         let started = state.held.borrow_mut().start(&mut begin, limited, &state.wake);
         let Some(started) = started else { return };
         let (registry, state) = (Rc::clone(&self.registry), Rc::clone(state));
         let output_bytes_max = self.output_bytes_max;
         spawn_local(async move {
-            let done = runner::run(registry, begin.start, started).await;
+            let done = runner::run(registry, begin.start, expect, started).await;
             let done = runner::within_limits(done, output_bytes_max);
             state.held.borrow_mut().finish(done);
             state.wake.changed.notify_one();

@@ -11,8 +11,8 @@
 //! * [`handlers`]: the kinds themselves.
 
 pub(crate) mod calls;
-mod flows;
 mod expected;
+mod flows;
 pub(crate) mod handlers;
 mod held;
 pub(crate) mod kinds;

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::calls::Calls;
 use super::expected::as_expected;
 use super::held::Started;
+use crate::expect::Expect;
 use crate::handler::{Context, EventSink, Handler, HandlerError, HandlerFuture, Output, Registry};
 use crate::protocol::link::{Done, Outcome, Start};
 use crate::task::ErrorKind;
@@ -18,11 +19,16 @@ use crate::task::ErrorKind;
 /// What is kept of an error's message, which is meant to be a sentence.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
-/// Runs one attempt to its end.
-pub(super) async fn run(registry: Rc<Registry>, start: Start, started: Started) -> Done {
+/// Runs one attempt to its end. `expect`: what its output must be like, as JSON.
+pub(super) async fn run(
+    registry: Rc<Registry>,
+    start: Start,
+    expect: Option<String>,
+    started: Started,
+) -> Done {
     let Started { cancel, log, calls } = started;
     let (run, timeout_ms, began) = (start.run, start.timeout_ms, Instant::now());
-    let outcome = match begin(&registry, start, log, calls) {
+    let outcome = match begin(&registry, start, expect, log, calls) {
         Ok(attempt) => {
             let attempt = AssertUnwindSafe(attempt).catch_unwind();
             let limited = tokio::time::timeout(Duration::from_millis(timeout_ms), attempt);
@@ -65,6 +71,7 @@ pub(super) fn within_limits(done: Done, output_bytes_max: u64) -> Done {
 fn begin(
     registry: &Registry,
     start: Start,
+    expect: Option<String>,
     sink: Arc<dyn EventSink>,
     calls: Calls,
 ) -> Result<HandlerFuture, HandlerError> {
@@ -74,7 +81,14 @@ fn begin(
     let input = RawValue::from_string(start.input)
         .map_err(|error| HandlerError::input(format!("the input is not JSON: {error}")))?;
     let context = Context { calls, ..Context::new(start.id, start.run.attempt, sink) };
-    attempt(handler.as_ref(), context.with_expect(None), input)
+    let expect = expect.as_deref().map(read_expect).transpose()?;
+    attempt(handler.as_ref(), context.with_expect(expect), input)
+}
+
+fn read_expect(json: &str) -> Result<Arc<Expect>, HandlerError> {
+    let read = serde_json::from_str(json).map_err(|error| error.to_string());
+    let expect = read.and_then(|value| Expect::read(&value));
+    expect.map(Arc::new).map_err(|error| HandlerError::input(format!("expect: {error}")))
 }
 
 /// A handler's attempt, and the check of what it gives.
@@ -126,7 +140,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::expect::Expect;
     use crate::protocol::link::Run;
     use crate::worker::handlers::noop::Noop;
     use crate::worker::handlers::testing::{self, raw};

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use minijinja::Value;
-use minijinja::value::{Enumerator, Object, ObjectRepr};
+use minijinja::value::{Enumerator, Object, ObjectRepr, Serde};
 
-use crate::expect::unfenced;
+use crate::expect::read_json;
 
 /// The fields that there may be, in the order in which they are shown.
 const FIELDS: [&str; 10] =
@@ -44,7 +44,8 @@ impl Outcome {
         let text = ["text", "stdout", "body"].into_iter().find_map(field);
         let text = text.filter(|value| value.as_str().is_some());
         let parsed = text.as_ref().filter(|_| expects_json).and_then(|text| {
-            serde_json::from_str::<Value>(unfenced(text.as_str().unwrap_or_default())).ok()
+            let json = read_json(text.as_str().unwrap_or_default()).ok()?;
+            Some(Value::from(Serde(json)))
         });
         let json = parsed.or_else(|| field("json"));
         Self { state: State::Succeeded, output: Some(output), text, json, ..Self::default() }
