@@ -161,3 +161,14 @@ def percentile(sorted_values: list[float], share: float) -> float:
 
 def tell(what: str, figure: str, goal: str):
     print(f"{what:<58} {figure:>26}   goal {goal}", flush=True)
+
+
+# The limits that did not hold.
+broken = []
+
+
+def limit(what: str, figure: str, allowed: str, holds: bool):
+    """Tells a figure that must hold on every machine."""
+    print(f"{what:<58} {figure:>26}   limit {allowed}{'' if holds else '  BROKEN'}", flush=True)
+    if not holds:
+        broken.append(what)

@@ -1,5 +1,6 @@
-//! Chat calls as fast as they are answered, for `scripts/figures-llm`: straight at a server, in a
-//! plain loop of reqwest, or at a forq daemon. Prints one line of JSON.
+//! Calls as fast as they are answered, for `scripts/figures-llm` and `scripts/figures-workflows`:
+//! chats straight at a server, in a plain loop of reqwest; tasks of any kind at a forq daemon; posts
+//! to a service. So many rounds, or for so many seconds. Prints one line of JSON.
 
 use std::error::Error;
 use std::io::Write;
@@ -8,12 +9,12 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use clap::{Parser, Subcommand};
 use forq::protocol::control::{FollowBody, Reply, Request};
 use forq::protocol::frame::{put_frame, take_frame};
 use forq::task::{NewTask, State, TaskId};
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,6 +24,8 @@ use tokio::sync::Barrier;
 /// That of `forq bench chat`.
 const PROMPT: &str = "Say hello in one sentence.";
 const REPLY_BYTES_MAX: usize = 16 << 20;
+/// What refuses at once is not asked as fast as it refuses.
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Parser)]
 struct Load {
@@ -40,6 +43,12 @@ struct Load {
     /// Begin each round together, when all have the answers of the one before
     #[arg(long, global = true)]
     in_step: bool,
+    /// Instead of rounds: as many calls as end within so many seconds. A call that fails is counted
+    #[arg(long, global = true, conflicts_with_all = ["rounds", "in_step"])]
+    seconds: Option<f64>,
+    /// Seconds before these, in which nothing is measured
+    #[arg(long, global = true, default_value_t = 0.0)]
+    warm: f64,
 }
 
 #[derive(Subcommand)]
@@ -56,6 +65,19 @@ enum Target {
         /// Follow each task, rather than only wait for its end
         #[arg(long)]
         follow: bool,
+        /// Kind of the tasks
+        #[arg(long, default_value = "chat")]
+        kind: String,
+        /// A file with their input, if it is not the prompt
+        #[arg(long)]
+        input: Option<PathBuf>,
+    },
+    /// Any service, which answers when the work is done
+    Post {
+        /// Where
+        url: String,
+        /// A file with the JSON to post
+        body: PathBuf,
     },
 }
 
@@ -69,8 +91,14 @@ type Failure = Box<dyn Error>;
 
 /// Makes one call after the other.
 enum Client {
-    Server { http: reqwest::Client, url: String, body: String },
-    Daemon { stream: UnixStream, incoming: BytesMut, input: Box<RawValue>, follow: bool },
+    Http { http: reqwest::Client, url: String, body: Bytes },
+    Daemon { stream: UnixStream, incoming: BytesMut, task: Asked, follow: bool },
+}
+
+/// What each task asks for.
+struct Asked {
+    kind: String,
+    input: Box<RawValue>,
 }
 
 impl Client {
@@ -83,14 +111,22 @@ impl Client {
                     "messages": [{ "role": "user", "content": load.prompt }],
                 });
                 let url = format!("{url}/chat/completions");
-                Ok(Self::Server { http: http.clone(), url, body: body.to_string() })
+                Ok(Self::Http { http: http.clone(), url, body: body.to_string().into() })
             }
-            Target::Daemon { socket, follow } => {
-                let input = to_raw_value(&json!({ "prompt": load.prompt }))?;
+            Target::Post { url, body } => {
+                let body = std::fs::read(body)?.into();
+                Ok(Self::Http { http: http.clone(), url: url.clone(), body })
+            }
+            Target::Daemon { socket, follow, kind, input } => {
+                let input = match input {
+                    Some(file) => RawValue::from_string(std::fs::read_to_string(file)?)?,
+                    None => to_raw_value(&json!({ "prompt": load.prompt }))?,
+                };
                 let mut stream = UnixStream::connect(socket).await?;
                 let mut incoming = BytesMut::new();
                 next_frame(&mut stream, &mut incoming).await?;
-                Ok(Self::Daemon { stream, incoming, input, follow: *follow })
+                let task = Asked { kind: kind.clone(), input };
+                Ok(Self::Daemon { stream, incoming, task, follow: *follow })
             }
         }
     }
@@ -98,12 +134,12 @@ impl Client {
     async fn call(&mut self) -> Result<Took, Failure> {
         let began = Instant::now();
         let first_token = match self {
-            Self::Server { http, url, body } => ask_server(http, url, body, began).await?,
-            Self::Daemon { stream, incoming, input, follow: true } => {
-                follow_task(stream, incoming, input, began).await?
+            Self::Http { http, url, body } => post(http, url, body, began).await?,
+            Self::Daemon { stream, incoming, task, follow: true } => {
+                follow_task(stream, incoming, task, began).await?
             }
-            Self::Daemon { stream, incoming, input, follow: false } => {
-                wait_for_task(stream, incoming, input).await?;
+            Self::Daemon { stream, incoming, task, follow: false } => {
+                wait_for_task(stream, incoming, task).await?;
                 None
             }
         };
@@ -111,14 +147,14 @@ impl Client {
     }
 }
 
-async fn ask_server(
+async fn post(
     http: &reqwest::Client,
     url: &str,
-    body: &str,
+    body: &Bytes,
     began: Instant,
 ) -> Result<Option<Duration>, Failure> {
     let request = http.post(url).header("content-type", "application/json");
-    let mut response = request.body(body.to_owned()).send().await?.error_for_status()?;
+    let mut response = request.body(body.clone()).send().await?.error_for_status()?;
     let mut first_token = None;
     while response.chunk().await?.is_some() {
         first_token.get_or_insert_with(|| began.elapsed());
@@ -129,18 +165,21 @@ async fn ask_server(
 async fn wait_for_task(
     stream: &mut UnixStream,
     incoming: &mut BytesMut,
-    input: &RawValue,
+    task: &Asked,
 ) -> Result<(), Failure> {
-    submit(stream, input, true).await?;
+    submit(stream, task, true).await?;
+    // The connection is for the next call, too: the answer is read to its end.
+    let mut failed = None;
     loop {
         match next_reply(stream, incoming).await? {
             Reply::Submitted { .. } => {}
             Reply::Finished { tasks } => {
-                if let Some(task) = tasks.iter().find(|task| task.state != State::Succeeded) {
-                    return Err(format!("{}: {:?}", task.id, task.state).into());
-                }
+                failed = tasks.into_iter().find(|task| task.state != State::Succeeded);
             }
-            Reply::End => return Ok(()),
+            Reply::End => {
+                let failed = failed.map(|task| format!("{}: {:?}", task.id, task.state).into());
+                return failed.map_or(Ok(()), Err);
+            }
             other => return Err(unexpected(&other)),
         }
     }
@@ -149,10 +188,10 @@ async fn wait_for_task(
 async fn follow_task(
     stream: &mut UnixStream,
     incoming: &mut BytesMut,
-    input: &RawValue,
+    task: &Asked,
     began: Instant,
 ) -> Result<Option<Duration>, Failure> {
-    let id = submit(stream, input, false).await?;
+    let id = submit(stream, task, false).await?;
     // Until it is accepted there is nothing to follow.
     let Reply::Submitted { .. } = next_reply(stream, incoming).await? else {
         return Err("the daemon does not accept the task".into());
@@ -176,8 +215,8 @@ async fn follow_task(
     }
 }
 
-async fn submit(stream: &mut UnixStream, input: &RawValue, wait: bool) -> Result<TaskId, Failure> {
-    let task = NewTask::new("chat", input.to_owned());
+async fn submit(stream: &mut UnixStream, task: &Asked, wait: bool) -> Result<TaskId, Failure> {
+    let task = NewTask::new(&task.kind, task.input.clone());
     let id = task.id;
     let request = Request::Submit { tasks: vec![task], dry_run: false, room_for: 0, wait };
     send(stream, &request).await?;
@@ -195,10 +234,7 @@ async fn next_reply(stream: &mut UnixStream, incoming: &mut BytesMut) -> Result<
     Ok(serde_json::from_slice(&next_frame(stream, incoming).await?)?)
 }
 
-async fn next_frame(
-    stream: &mut UnixStream,
-    incoming: &mut BytesMut,
-) -> Result<bytes::Bytes, Failure> {
+async fn next_frame(stream: &mut UnixStream, incoming: &mut BytesMut) -> Result<Bytes, Failure> {
     loop {
         if let Some(frame) = take_frame(incoming, REPLY_BYTES_MAX)? {
             return Ok(frame);
@@ -211,6 +247,42 @@ async fn next_frame(
 
 fn unexpected(reply: &Reply) -> Failure {
     format!("the daemon says {reply:?}").into()
+}
+
+/// When calls are measured: those that end in it are.
+#[derive(Clone, Copy)]
+struct Window {
+    warm: Duration,
+    measured: Duration,
+}
+
+/// What came of a client's calls.
+#[derive(Default)]
+struct Came {
+    took: Vec<Took>,
+    errors: usize,
+    first_error: Option<String>,
+}
+
+/// Calls until the window is over; the last is given up then.
+async fn drive_for(mut client: Client, window: Window, barrier: Rc<Barrier>) -> Came {
+    barrier.wait().await;
+    let began = Instant::now();
+    let end = tokio::time::Instant::from_std(began + window.warm + window.measured);
+    let mut came = Came::default();
+    while let Ok(called) = tokio::time::timeout_at(end, client.call()).await {
+        let is_measured = began.elapsed() >= window.warm;
+        match called {
+            Ok(took) if is_measured => came.took.push(took),
+            Ok(_) => {}
+            Err(error) => {
+                came.errors += usize::from(is_measured);
+                came.first_error.get_or_insert_with(|| error.to_string());
+                tokio::time::sleep(ERROR_PAUSE).await;
+            }
+        }
+    }
+    came
 }
 
 /// A client's calls, and when the first of them began.
@@ -239,18 +311,39 @@ async fn run(load: Load) -> Result<Value, Failure> {
     let http = reqwest::Client::builder().tls_certs_only([]).build()?;
     let clients = try_join_all((0..load.clients).map(|_| Client::new(&load, &http))).await?;
     let barrier = Rc::new(Barrier::new(load.clients));
+    if let Some(measured) = load.seconds {
+        let measured = Duration::try_from_secs_f64(measured)?;
+        let window = Window { warm: Duration::try_from_secs_f64(load.warm)?, measured };
+        let driven = clients.into_iter().map(|client| drive_for(client, window, barrier.clone()));
+        return Ok(summed(join_all(driven).await, measured));
+    }
     let driven = clients
         .into_iter()
         .map(|client| drive(client, load.rounds, load.in_step, Rc::clone(&barrier)));
     let driven = try_join_all(driven).await?;
     let seconds = driven.iter().map(|(began, _)| began.elapsed()).max().unwrap_or_default();
     let took: Vec<Took> = driven.into_iter().flat_map(|(_, took)| took).collect();
-    Ok(json!({
+    Ok(figures(&took, seconds))
+}
+
+/// The figures of all clients, and what went wrong.
+fn summed(all: Vec<Came>, measured: Duration) -> Value {
+    let errors: usize = all.iter().map(|came| came.errors).sum();
+    let first_error = all.iter().find_map(|came| came.first_error.clone());
+    let took: Vec<Took> = all.into_iter().flat_map(|came| came.took).collect();
+    let mut figures = figures(&took, measured);
+    figures["errors"] = errors.into();
+    figures["first_error"] = first_error.into();
+    figures
+}
+
+fn figures(took: &[Took], seconds: Duration) -> Value {
+    json!({
         "calls": took.len(),
         "calls_per_s": took.len() as f64 / seconds.as_secs_f64(),
         "ms": spread(took.iter().map(|took| took.whole).collect()),
         "first_token_ms": spread(took.iter().filter_map(|took| took.first_token).collect()),
-    }))
+    })
 }
 
 /// Nothing of nothing: a 0 would look like a good figure.
