@@ -165,6 +165,11 @@ impl Sqlite {
         if let Next::RunFailed { blamed, .. } = next {
             self.blame(before.seq, blamed)?;
         }
+        if !state.is_final()
+            && let Some(moved) = self.cancel_orphan(&before, state, end.now_ms)?
+        {
+            return Ok(Some(moved));
+        }
         let mut moved = self.moved(before, state, end.advance.as_ref(), end.now_ms)?;
         moved.ready = (state == State::Queued).then_some(ready);
         moved.due_at_ms = moved.due_at_ms.or(written.due_at_ms);

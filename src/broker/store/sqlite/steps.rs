@@ -51,6 +51,9 @@ impl Sqlite {
             .optional()?;
         let Some((before, priority, wakes)) = parked else { return Ok(None) };
         self.count(&before.queue, Some(State::Running), State::Blocked);
+        if let Some(moved) = self.cancel_orphan(&before, State::Blocked, end.now_ms)? {
+            return Ok(Some(moved));
+        }
         let mut moved = Moved::of(before.id, State::Blocked);
         let run = Run { seq: before.seq, queue: before.queue, priority };
         let mut ended = false;
@@ -286,6 +289,8 @@ impl Sqlite {
         let open: Vec<Before> =
             self.db.prepare_cached(&sql)?.query_map([run], before_of)?.collect::<Result<_, _>>()?;
         for step in open {
+            // The end of one may have moved another, which had its key.
+            let Some(step) = self.before("seq = ?1", step.seq)? else { continue };
             if step.state != State::Running {
                 moved.also.push(self.cancel_waiting(step, why, now_ms)?);
             } else if state == State::Cancelled {
@@ -296,6 +301,24 @@ impl Sqlite {
             }
         }
         Ok(())
+    }
+
+    /// A step that would run again is cancelled if its run has ended meanwhile: a retry of the run
+    /// puts it back.
+    pub(super) fn cancel_orphan(
+        &mut self,
+        step: &Before,
+        state: State,
+        now_ms: i64,
+    ) -> Result<Option<Moved>, StoreError> {
+        let Some(run) = step.parent else { return Ok(None) };
+        let sql = "SELECT 1 FROM tasks WHERE seq = ?1 AND state > 4";
+        if !self.db.prepare_cached(sql)?.exists([run])? {
+            return Ok(None);
+        }
+        let Some(step) = self.before("seq = ?1", step.seq)? else { return Ok(None) };
+        debug_assert_eq!(step.state, state);
+        self.cancel_waiting(step, "its run has ended", now_ms).map(Some)
     }
 
     /// A task with a key has ended: steps that have the same key have its answer, or one of them

@@ -4,6 +4,7 @@ mod dry_run;
 mod histories;
 mod model;
 mod opening;
+mod runs;
 mod usage;
 
 use serde_json::value::RawValue;
