@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::definition::{Step, UsedKind};
 use super::inputs::Inputs;
-use super::names::{Named, Use, uses};
+use super::limits::CODE_BYTES_MAX;
+use super::names::{Named, Use, code_bytes, uses};
 use super::problem::Problem;
 use super::set::StepSet;
 use super::shape::Shape;
@@ -150,6 +151,12 @@ impl Draft {
     /// Looks at every name in every template.
     pub(super) fn check_names(&mut self, steps: &[Step], inputs: &Inputs) {
         for written in std::mem::take(&mut self.written) {
+            let bytes = code_bytes(&written.source, written.code);
+            if bytes > CODE_BYTES_MAX {
+                let why =
+                    format!("has {bytes} bytes of code: at most {CODE_BYTES_MAX} are allowed");
+                self.problem(&written.path, why);
+            }
             let uses = uses(&written.source, written.code);
             let mut found: Vec<(usize, String)> = uses
                 .iter()

@@ -18,6 +18,9 @@ pub(crate) const ROUNDS_MAX: usize = 100;
 pub(crate) const ATTEMPTS_MAX: u64 = 100;
 /// Steps of the engine that one template may take: a worker's loop waits meanwhile.
 pub(super) const TEMPLATE_STEPS_MAX: u64 = 1_000_000;
+/// Bytes of code in one template: each few could put a list into another, and what is nested
+/// thousandfold takes a worker's stack.
+pub(super) const CODE_BYTES_MAX: usize = 8 << 10;
 /// Bytes that one template may bring forth.
 pub(super) const RENDERED_BYTES_MAX: usize = 16 << 20;
 /// Bytes of a name of a workflow, step, input or action.

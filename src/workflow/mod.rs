@@ -7,11 +7,12 @@
 //! | `draft`, `names` | its templates are kept for the engine (`template`, `shape`), and what they name is looked at |
 //! | `graph`, `set` | who waits for whom |
 //! | `definition` | what comes of it |
-//! | `progress`, `fan`, `rounds`, `key` | one run: what has begun and ended, and so what comes next |
+//! | `progress`, `fan`, `rounds`, `ends`, `key` | one run: what has begun and ended, and so what comes next (`words`) |
 //! | `scope`, `outcome` | what its templates see |
 
 mod definition;
 mod draft;
+mod ends;
 mod fan;
 mod graph;
 mod inputs;
@@ -32,6 +33,7 @@ mod table;
 mod template;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -44,7 +46,8 @@ use serde_json::{Map, Value};
 pub(crate) use definition::{UsedKind, Voice};
 pub(crate) use key::step_of;
 pub(crate) use problem::Problem;
-pub(crate) use progress::{Advance, Ended, NewStep, Progress};
+pub(crate) use progress::Progress;
+pub(crate) use words::{Advance, Ended, NewStep};
 
 use definition::Step;
 use inputs::Inputs;

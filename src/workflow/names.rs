@@ -35,6 +35,21 @@ pub(super) fn uses(source: &str, code: bool) -> Vec<Use> {
     found
 }
 
+/// Bytes of a template that are code.
+pub(super) fn code_bytes(source: &str, code: bool) -> usize {
+    if code {
+        return source.len();
+    }
+    let mut lexer = Lexer { rest: source, line: 1 };
+    let mut bytes = 0;
+    while let Some(end) = lexer.open() {
+        let before = lexer.rest.len();
+        lexer.tokens(end);
+        bytes += before - lexer.rest.len();
+    }
+    bytes
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Token<'a> {
     Word(&'a str),
@@ -232,6 +247,12 @@ mod tests {
             assert_eq!(told(source, false), expected, "{source}");
         }
         assert_eq!(told("steps.a.json < 70\nand b", true), ["1 steps.a.json", "2 and", "2 b"]);
+    }
+
+    #[test]
+    fn code_is_measured() {
+        assert_eq!(code_bytes("some {{ a }} and {% if b %}", false), 5 + 8);
+        assert_eq!(code_bytes("a == b", true), 6);
     }
 
     #[test]

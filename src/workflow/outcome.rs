@@ -43,10 +43,10 @@ impl Outcome {
         let field = |name| output.get_attr(name).ok().filter(|value| !value.is_undefined());
         let text = ["text", "stdout", "body"].into_iter().find_map(field);
         let text = text.filter(|value| value.as_str().is_some());
-        let parsed = text.as_ref().filter(|_| expects_json).and_then(|text| {
-            let json = read_json(text.as_str().unwrap_or_default()).ok()?;
-            Some(Value::from(Serde(json)))
-        });
+        let parsed = text
+            .as_ref()
+            .filter(|_| expects_json)
+            .and_then(|text| read_json(text.as_str()?).ok().map(|json| Value::from(Serde(json))));
         let json = parsed.or_else(|| field("json"));
         Self { state: State::Succeeded, output: Some(output), text, json, ..Self::default() }
     }
@@ -83,7 +83,9 @@ impl Outcome {
     /// The output of a run that says no other: `{"text", "json"?}`.
     pub(super) fn summary(&self) -> Value {
         let fields = [("text", &self.text), ("json", &self.json)];
-        fields.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
+        Value::from_pairs(
+            fields.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))),
+        )
     }
 
     fn field(&self, name: &str) -> Option<Value> {

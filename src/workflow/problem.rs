@@ -24,7 +24,8 @@ pub(crate) struct Place {
 }
 
 impl Problem {
-    pub(super) fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+    /// One that is about the whole value at `path`.
+    pub(crate) fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
         Self { path: path.into(), line: None, message: message.into(), place: None }
     }
 

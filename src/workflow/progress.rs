@@ -10,40 +10,41 @@ use serde_json::Map;
 use serde_json::value::RawValue;
 
 use super::Workflow;
-use super::definition::{Action, Form, OnFailure, Step};
-use super::fan::FanRun;
+use super::definition::{Action, Form, Step};
+use super::fan::{self, FanRun};
 use super::graph;
 use super::key;
 use super::limits::TASKS_MAX;
-use super::outcome::{Outcome, State};
+use super::outcome::{List, Outcome, State};
 use super::problem::Problem;
 use super::scope::{Results, Scope};
 use super::set::StepSet;
-use super::shape::raw;
+use super::shape::{push_json, raw};
+use super::words::{Advance, Ended, NewStep};
 
 /// A run's state in memory.
 #[derive(Debug)]
 pub(crate) struct Progress {
     pub(super) workflow: Arc<Workflow>,
     inputs: Value,
-    results: Arc<Results>,
+    pub(super) results: Arc<Results>,
     pub(super) runs: Vec<StepRun>,
     /// Steps to look at: what they wait for has happened.
-    due: BTreeSet<usize>,
+    pub(super) due: BTreeSet<usize>,
     /// Steps that have not ended.
-    left: usize,
+    pub(super) left: usize,
     /// Tasks that have begun.
     begun: usize,
     /// Tasks to begin, in this advance.
     pub(super) new: Vec<NewStep>,
     /// Failures that end the run, by step and number of its task.
-    fatal: BTreeMap<(usize, usize), Fatal>,
+    pub(super) fatal: BTreeMap<(usize, usize), Fatal>,
 }
 
 #[derive(Debug)]
-struct Fatal {
-    message: String,
-    key: Option<String>,
+pub(super) struct Fatal {
+    pub(super) message: String,
+    pub(super) key: Option<String>,
 }
 
 /// How a step is coming along.
@@ -51,7 +52,7 @@ struct Fatal {
 pub(super) struct StepRun {
     pub(super) phase: Phase,
     /// What it still waits for.
-    unmet: usize,
+    pub(super) unmet: usize,
     /// Its tasks, by number.
     pub(super) tasks: Vec<TaskRun>,
     /// The numbers of tasks that have ended and were not looked at yet.
@@ -72,7 +73,7 @@ pub(super) enum Phase {
 pub(super) enum Open {
     Once,
     Fan(FanRun),
-    Rounds(Arc<super::outcome::List>),
+    Rounds(Arc<List>),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -81,42 +82,6 @@ pub(super) struct TaskRun {
     pub(super) ended: bool,
     /// How it ended, until that is used.
     pub(super) end: Option<Result<Value, String>>,
-}
-
-/// How a task has ended.
-#[derive(Debug)]
-pub(crate) enum Ended {
-    /// With this output.
-    Succeeded(Box<RawValue>),
-    /// For good, with this message.
-    Failed(String),
-}
-
-/// What comes next.
-#[derive(Debug)]
-pub(crate) enum Advance {
-    /// These tasks begin; possibly none, until another one has ended.
-    Go(Vec<NewStep>),
-    /// The run has succeeded.
-    Done { output: Box<RawValue> },
-    /// The run has failed; a retry has to run the tasks with the keys in `blamed` again.
-    Failed { message: String, blamed: Vec<String> },
-}
-
-/// A task of a run, to be begun.
-#[derive(Debug)]
-pub(crate) struct NewStep {
-    /// Its name in the run: `plot`, `scene[3]` (an item, from 0), `table#2` (a round, from 1).
-    pub(crate) key: String,
-    pub(crate) kind: String,
-    pub(crate) input: Box<RawValue>,
-    pub(crate) priority: Option<u8>,
-    pub(crate) timeout_ms: Option<u64>,
-    pub(crate) max_attempts: Option<u32>,
-    /// The idempotency key.
-    pub(crate) task_key: Option<String>,
-    /// What its answer must be like, for `Expect::read`.
-    pub(crate) expect: Option<Box<RawValue>>,
 }
 
 impl Progress {
@@ -245,7 +210,7 @@ impl Progress {
             Form::Repeat { .. } => Open::Rounds(Arc::default()),
             Form::ForEach(fan) | Form::Plan { fan, .. } => {
                 let list = self.workflow.templates.value(&fan.list, &scope)?;
-                match super::fan::tasks(&list, step, fan.max) {
+                match fan::tasks(&list, step, fan.max) {
                     Ok(list) => Open::Fan(self.open_fan(i, list)),
                     Err(why) => {
                         return self.fail(i, (0, None), &why, &self.scope(step, Vec::new()));
@@ -320,87 +285,6 @@ impl Progress {
         }
     }
 
-    /// A step has failed: what becomes of it. `task` is the number of the task that failed, and its
-    /// key if another attempt could help.
-    pub(super) fn fail(
-        &mut self,
-        i: usize,
-        (number, key): (usize, Option<String>),
-        why: &str,
-        scope: &Scope,
-    ) -> Result<(), Problem> {
-        let workflow = Arc::clone(&self.workflow);
-        let Some(step) = workflow.steps.get(i) else { return Ok(()) };
-        match &step.on_failure {
-            OnFailure::Fail => self.blame(i, number, key, why),
-            OnFailure::Output(shape) => {
-                let failed = Outcome::failed(why);
-                let error = failed.error.clone();
-                let scope = scope.and(i, failed).value();
-                let output = shape.value(&workflow.templates, &scope)?;
-                let outcome = Outcome::of(output, step.action.expects_json);
-                self.end(i, outcome.instead_of(error));
-            }
-            OnFailure::Step(by) => {
-                Arc::make_mut(&mut self.results).set(i, Arc::new(Outcome::failed(why)));
-                if let Some(run) = self.runs.get_mut(i) {
-                    run.phase = Phase::Rescued;
-                }
-                self.met(*by);
-            }
-        }
-        Ok(())
-    }
-
-    /// The run has failed.
-    pub(super) fn blame(&mut self, i: usize, number: usize, key: Option<String>, why: &str) {
-        let name = self.workflow.steps.get(i).map(|step| step.name.as_str()).unwrap_or_default();
-        let name = key.as_deref().unwrap_or(name);
-        let fatal = Fatal { message: format!("steps.{name}: {why}"), key };
-        self.fatal.insert((i, number), fatal);
-    }
-
-    /// A step has ended, one way or the other: those that wait for it come nearer.
-    pub(super) fn end(&mut self, i: usize, outcome: Outcome) {
-        let workflow = Arc::clone(&self.workflow);
-        let mut next = Some((i, outcome));
-        while let Some((i, outcome)) = next.take() {
-            let (Some(step), Some(run)) = (workflow.steps.get(i), self.runs.get_mut(i)) else {
-                return;
-            };
-            let before = std::mem::replace(&mut run.phase, Phase::Ended);
-            run.fresh = Vec::new();
-            run.tasks.iter_mut().for_each(|task| task.end = None);
-            self.left -= 1;
-            if let OnFailure::Step(by) = &step.on_failure
-                && !matches!(before, Phase::Rescued)
-            {
-                self.met(*by);
-            }
-            for waiting in &step.needed_by {
-                self.met(*waiting);
-            }
-            if let Some(of) = step.rescues.filter(|of| self.is_rescued(*of)) {
-                let error = self.results.get(of).and_then(|failed| failed.error.clone());
-                next = Some((of, outcome.clone().instead_of(error)));
-            }
-            Arc::make_mut(&mut self.results).set(i, Arc::new(outcome));
-        }
-    }
-
-    fn is_rescued(&self, i: usize) -> bool {
-        self.runs.get(i).is_some_and(|run| matches!(run.phase, Phase::Rescued))
-    }
-
-    /// One thing that a step waits for has happened.
-    fn met(&mut self, i: usize) {
-        let Some(run) = self.runs.get_mut(i) else { return };
-        run.unmet = run.unmet.saturating_sub(1);
-        if run.unmet == 0 {
-            self.due.insert(i);
-        }
-    }
-
     fn output(&self) -> Result<Box<RawValue>, Problem> {
         let workflow = &self.workflow;
         if let Some(output) = &workflow.output {
@@ -417,10 +301,7 @@ impl Progress {
         let last = graph::last_leaf(&workflow.steps, ran).and_then(|i| self.results.get(i));
         let summary = last.map(|outcome| outcome.summary());
         let mut text = String::new();
-        super::shape::push_json(
-            &summary.unwrap_or_else(|| Outcome::default().summary()),
-            &mut text,
-        )?;
+        push_json(&summary.unwrap_or_else(|| Outcome::default().summary()), &mut text)?;
         raw(text)
     }
 }

@@ -53,6 +53,10 @@ impl Scope {
         Self { itself: Some((step, Arc::new(outcome))), ..self.clone() }
     }
 
+    pub(super) fn own(&self, name: &str) -> Option<&Value> {
+        self.own.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
+
     pub(super) fn value(self) -> Value {
         Value::from_object(Root(Arc::new(self)))
     }
@@ -71,7 +75,7 @@ impl Object for Root {
         match key {
             "inputs" => Some(self.0.inputs.clone()),
             "steps" => Some(Value::from_object(Shown(Arc::clone(&self.0)))),
-            _ => self.0.own.iter().find(|(name, _)| *name == key).map(|(_, value)| value.clone()),
+            _ => self.0.own(key).cloned(),
         }
     }
 }

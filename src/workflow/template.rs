@@ -37,6 +37,8 @@ impl Templates {
         }
         // It shows what a template should not depend on.
         engine.remove_global("debug");
+        // A loop could put a list into a list with it, without end: that takes the stack.
+        engine.remove_global("namespace");
         engine.add_filter(GIVEN, |value: Value| defined(&value).cloned());
         // These two take what is undefined for nothing however strict the engine is.
         engine.add_filter("urlencode", |value: Value| filters::urlencode(defined(&value)?));

@@ -1,6 +1,12 @@
 //! Definitions and runs, from the outside.
 
+mod fan;
 mod graph;
+mod history;
+mod nested;
+mod plan;
+mod refused;
+mod rounds;
 
 use std::sync::Arc;
 
@@ -13,10 +19,34 @@ pub(super) fn raw(value: &Value) -> Box<RawValue> {
     RawValue::from_string(value.to_string()).unwrap()
 }
 
-/// JSON of a workflow file.
+/// JSON of a workflow file, in the file's order.
 pub(super) fn json_of(file: &str) -> String {
-    // TOML tables of this build are sorted by name; JSON as text keeps its order.
-    serde_json::to_string(&toml::from_str::<toml::Table>(file).unwrap()).unwrap()
+    table_of(toml::de::DeTable::parse(file).unwrap().get_ref())
+}
+
+fn table_of(table: &toml::de::DeTable<'_>) -> String {
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(name, _)| name.span().start);
+    let field = |(name, value): &(&toml::Spanned<_>, &toml::Spanned<_>)| {
+        format!("{}:{}", json!(name.get_ref()), value_of(value.get_ref()))
+    };
+    format!("{{{}}}", entries.iter().map(field).collect::<Vec<_>>().join(","))
+}
+
+fn value_of(value: &toml::de::DeValue<'_>) -> String {
+    use toml::de::DeValue;
+    match value {
+        DeValue::String(text) => json!(text).to_string(),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(value) => value.to_string(),
+        DeValue::Datetime(time) => json!(time.to_string()).to_string(),
+        DeValue::Array(items) => {
+            let items: Vec<_> = items.iter().map(|item| value_of(item.get_ref())).collect();
+            format!("[{}]", items.join(","))
+        }
+        DeValue::Table(table) => table_of(table),
+    }
 }
 
 pub(super) fn read(file: &str) -> Result<Workflow, Vec<Problem>> {

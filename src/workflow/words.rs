@@ -1,0 +1,39 @@
+//! What a run is told, and what it answers.
+
+use serde_json::value::RawValue;
+
+/// How a task has ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// With this output.
+    Succeeded(Box<RawValue>),
+    /// For good, with this message.
+    Failed(String),
+}
+
+/// What comes next.
+#[derive(Debug)]
+pub(crate) enum Advance {
+    /// These tasks begin; possibly none, until another one has ended.
+    Go(Vec<NewStep>),
+    /// The run has succeeded.
+    Done { output: Box<RawValue> },
+    /// The run has failed; a retry has to run the tasks with the keys in `blamed` again.
+    Failed { message: String, blamed: Vec<String> },
+}
+
+/// A task of a run, to be begun.
+#[derive(Debug)]
+pub(crate) struct NewStep {
+    /// Its name in the run: `plot`, `scene[3]` (an item, from 0), `table#2` (a round, from 1).
+    pub(crate) key: String,
+    pub(crate) kind: String,
+    pub(crate) input: Box<RawValue>,
+    pub(crate) priority: Option<u8>,
+    pub(crate) timeout_ms: Option<u64>,
+    pub(crate) max_attempts: Option<u32>,
+    /// The idempotency key.
+    pub(crate) task_key: Option<String>,
+    /// What its answer must be like, for `Expect::read`.
+    pub(crate) expect: Option<Box<RawValue>>,
+}
