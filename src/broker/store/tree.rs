@@ -8,6 +8,7 @@ use super::sqlite::{id_of, state_of};
 use super::view::{attempt_of, usage_of};
 use crate::protocol::link::Seq;
 use crate::task::{State, StepView, TaskId};
+use crate::workflow::step_of;
 
 /// A step, from the run that is followed down.
 #[derive(Clone, Debug)]
@@ -44,10 +45,11 @@ pub(crate) enum Voices {
 
 impl Voices {
     fn has(&self, path: &str) -> bool {
-        let name = |part: &str| part.split(['[', '#']).next().unwrap_or_default().to_owned();
         match self {
             Voices::All => true,
-            Voices::Named(names) => path.split('/').any(|part| names.contains(&name(part))),
+            Voices::Named(names) => {
+                path.split('/').any(|part| names.iter().any(|name| name == step_of(part)))
+            }
         }
     }
 }

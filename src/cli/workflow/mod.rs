@@ -2,10 +2,12 @@
 //!
 //! * `file`: one file as JSON, with the lines of its values
 //! * `inline`: the files that it names, in their places
+//! * `order`: JSON in the order of the file
 //! * `set`: `--set`
 
 mod file;
 mod inline;
+mod order;
 mod set;
 
 use std::path::Path;
@@ -13,6 +15,7 @@ use std::path::Path;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
+use self::order::Ordered;
 use super::{CliError, input};
 use crate::task::NewTask;
 use crate::workflow::Workflow;
@@ -77,13 +80,16 @@ fn task_of(
     }
     let checked = workflow.check_inputs(&inputs).map_err(CliError::invalid)?;
     let key = workflow.key(&checked).map_err(|problem| CliError::invalid(problem.to_string()))?;
+    // Another workflow with equal inputs is another run.
+    let key = key.map(|key| format!("{}:{key}", workflow.name()));
     let input = to_raw_value(&json!({ "workflow": raw, "inputs": inputs }))
         .map_err(|error| CliError::internal(error.to_string()))?;
     Ok(NewTask { key, ..NewTask::new(KIND, input) })
 }
 
 fn read(definition: &Value) -> Result<(Workflow, Box<RawValue>), CliError> {
-    let raw = to_raw_value(definition).map_err(|error| CliError::internal(error.to_string()))?;
+    let raw = to_raw_value(&Ordered::new(definition))
+        .map_err(|error| CliError::internal(error.to_string()))?;
     let workflow = Workflow::read(&raw).map_err(|problems| {
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
         CliError::invalid(lines.join("\n"))

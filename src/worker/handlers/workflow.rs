@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::handler::{Context, Handler, HandlerError, HandlerFuture, Registry, parse_input};
-use crate::workflow::Workflow;
+use crate::workflow::{Problem, Workflow};
 
 /// The name of the kind.
 pub(crate) const KIND: &str = "workflow";
@@ -68,7 +68,7 @@ impl WorkflowHandler {
     /// What the definition cannot know by itself: whether its kinds, agents and models are there.
     fn knows(&self, workflow: &Workflow) -> Result<(), String> {
         for step in workflow.step_kinds() {
-            let at = |error: String| format!("{}: {error}", step.path);
+            let at = |error: String| workflow.problem_at(&Problem::new(&step.path, error));
             if step.kind == KIND {
                 continue;
             }

@@ -10,6 +10,7 @@ use super::{READY_COLUMNS, Sqlite, code, ready_of};
 use crate::broker::store::{Moved, Ready, Retried, Retry, StoreError};
 use crate::protocol::link::Seq;
 use crate::task::{State, TaskId};
+use crate::workflow::step_of;
 
 impl Sqlite {
     pub(super) fn retry_one(&mut self, retry: &Retry) -> Result<Option<Retried>, StoreError> {
@@ -112,7 +113,7 @@ impl Sqlite {
             .query_map([run], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
             .collect::<Result<Vec<(Seq, String, bool)>, _>>()?;
         drop(query);
-        let named = |key: &str| names.contains(key.split(['[', '#']).next().unwrap_or(key));
+        let named = |key: &str| names.contains(step_of(key));
         let again: Vec<_> = found.into_iter().filter(|(_, key, _)| named(key)).collect();
         if let Some((_, key, _)) = again.iter().find(|(_, _, open)| *open) {
             return Ok(Some(key.clone()));
