@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use crate::instance::{Instance, SocketPath};
 use crate::protocol::control::{CONTROL_PROTOCOL, Hello, Reply, Request};
 use crate::protocol::frame::{put_frame, take_frame};
-use crate::task::{State, TaskId, TaskView};
+use crate::task::{State, StepView, TaskId, TaskView};
 
 /// What the fake does about a request.
 pub(crate) enum Act {
@@ -127,4 +127,23 @@ pub(crate) fn task(id: TaskId, state: State, output: Option<&str>) -> Box<TaskVi
     task.output =
         output.map(|output| serde_json::value::RawValue::from_string(output.to_owned()).unwrap());
     Box::new(task)
+}
+
+/// A step of a run in a state; it has used 12 tokens in 3.2 s if it has ended.
+pub(crate) fn step(path: &str, state: State) -> StepView {
+    let mut json = serde_json::json!({
+        "step": path, "id": TaskId::new(), "kind": "chat", "state": state, "attempt": 1,
+    });
+    if state.is_final() {
+        json["run_ms"] = 3_200.into();
+        json["usage"] = serde_json::json!({
+            "prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12,
+        });
+    }
+    if state == State::Failed {
+        json["error"] = serde_json::json!({
+            "kind": "handler", "message": "it broke", "retryable": false,
+        });
+    }
+    serde_json::from_value(json).unwrap()
 }

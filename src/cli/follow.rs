@@ -1,34 +1,65 @@
 //! `forq follow`: a task's events as they come.
 
+use clap::Args;
+
 use super::args::OneTask;
 use super::client::Client;
 use super::out::{Out, span};
+use super::tree::Show;
 use super::{CliError, Exit, Globals, result};
 use crate::protocol::control::{FollowBody, FollowEvent};
-use crate::task::{TaskId, TaskView};
+use crate::task::TaskId;
 
-pub(crate) fn run(args: OneTask, globals: &Globals, out: &mut Out) -> Result<u8, CliError> {
-    follow(&mut globals.connect()?, args.id, out)
+#[derive(Debug, Args)]
+pub(crate) struct FollowArgs {
+    #[command(flatten)]
+    task: OneTask,
+    /// Go on behind this event: the `event` of the last one that `--json` printed
+    #[arg(long, value_name = "EVENT")]
+    after: Option<String>,
+    /// Of a workflow: the text of every step, not only of its voice
+    #[arg(long)]
+    all: bool,
+}
+
+pub(crate) fn run(args: FollowArgs, globals: &Globals, out: &mut Out) -> Result<u8, CliError> {
+    let FollowArgs { task, after, all } = args;
+    follow_from(&mut globals.connect()?, task.id, after, all, out)
 }
 
 /// Streams a task to its end; its result is printed if nothing was streamed.
 pub(crate) fn follow(client: &mut Client, id: TaskId, out: &mut Out) -> Result<u8, CliError> {
-    let mut teller = Teller::default();
-    client.follow(id, None, false, |event| {
+    follow_from(client, id, None, false, out)
+}
+
+fn follow_from(
+    client: &mut Client,
+    id: TaskId,
+    after: Option<String>,
+    all: bool,
+    out: &mut Out,
+) -> Result<u8, CliError> {
+    let is_resumed = after.is_some();
+    let (mut teller, mut show, mut ended) = (Teller::default(), None, None);
+    client.follow(id, after, all, |event| {
         if out.json {
             out.value(&event)?;
+        } else if show.is_some() || Show::is_about(&event) {
+            show.get_or_insert_with(|| Show::new(all, is_resumed, out)).take(&event, out)?;
         } else {
             teller.tell(&event, out)?;
         }
         if let FollowBody::Finished { task } = event.body {
-            teller.ended = Some(task);
+            ended = Some(task);
         }
         out.flush()
     })?;
-    let Some(task) = teller.ended else {
+    let Some(task) = ended else {
         return Err(CliError::internal(format!("the daemon did not say how task {id} ended")));
     };
-    if !out.json && !teller.has_streamed {
+    if let Some(show) = show {
+        show.end(&task, out)?;
+    } else if !out.json && !teller.has_streamed {
         return result::print(&task, out);
     }
     result::verdict(&task)?;
@@ -46,7 +77,6 @@ struct Teller {
     in_line: bool,
     /// As it was told last.
     position: Option<u64>,
-    ended: Option<Box<TaskView>>,
 }
 
 impl Teller {

@@ -32,9 +32,11 @@ mod scale;
 mod sim_llm;
 mod stats;
 mod status;
+mod steps;
 mod stop;
 mod submit;
 mod top;
+mod tree;
 mod usage;
 mod wait;
 mod when;
@@ -137,21 +139,21 @@ impl Globals {
 enum Verb {
     /// Run the daemon in the foreground
     Serve(ServeOverrides),
-    /// Run a file of tasks, or one task, with a daemon of its own
+    /// Run a file of tasks, a workflow, or one task, with a daemon of its own
     Run(run::RunArgs),
     /// Submit a task, or a file of them, and print the id
     Submit(submit::SubmitArgs),
     /// Ask a model, and stream its answer
     Chat(chat::ChatArgs),
-    /// Show a task
+    /// Show a task; of a workflow its steps, too
     Status(args::OneTask),
     /// Print what a task gave back
     Result(result::ResultArgs),
-    /// Stream a task's events
-    Follow(args::OneTask),
+    /// Stream a task's events; of a workflow its steps, and the text of its voice
+    Follow(follow::FollowArgs),
     /// Cancel tasks, running ones too
     Cancel(args::SomeTasks),
-    /// Put failed tasks back
+    /// Put failed tasks back; a workflow goes on from its failed step
     Retry(change::RetryArgs),
     /// Wait until tasks have ended
     Wait(wait::WaitArgs),

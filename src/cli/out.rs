@@ -16,24 +16,36 @@ pub(crate) struct Out<'a> {
     /// For programs.
     pub(crate) json: bool,
     colour: bool,
+    /// Which of the two are terminals.
+    pub(crate) terminals: Terminals,
+}
+
+/// Which of a process's streams are terminals.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Terminals {
+    pub(crate) data: bool,
+    pub(crate) notes: bool,
 }
 
 impl<'a> Out<'a> {
     /// The process's own. Data is buffered: [`Out::flush`] before waiting for anything.
     pub(crate) fn stdio(json: bool) -> Out<'static> {
-        let colour = io::stdout().is_terminal() && wants_colour();
+        let terminals =
+            Terminals { data: io::stdout().is_terminal(), notes: io::stderr().is_terminal() };
         Out {
             data: Box::new(io::BufWriter::new(io::stdout().lock())),
             notes: Box::new(io::stderr()),
             json,
-            colour,
+            colour: wants_colour(),
+            terminals,
         }
     }
 
     /// Plain, into any writers.
     #[cfg(test)]
     pub(crate) fn into(data: &'a mut Vec<u8>, notes: &'a mut Vec<u8>, json: bool) -> Self {
-        Self { data: Box::new(data), notes: Box::new(notes), json, colour: false }
+        let (data, notes) = (Box::new(data), Box::new(notes));
+        Self { data, notes, json, colour: false, terminals: Terminals::default() }
     }
 
     /// A line of data.
@@ -71,19 +83,21 @@ impl<'a> Out<'a> {
         header: &[&str],
         rows: impl IntoIterator<Item = Vec<Cell>>,
     ) -> Result<(), CliError> {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        table.set_content_arrangement(ContentArrangement::Disabled);
-        table.force_no_tty();
-        if self.colour {
-            table.enforce_styling();
-        }
-        table.set_header(header.iter().map(Cell::new));
-        table.add_rows(rows);
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
-        }
-        self.line(table.trim_fmt())
+        self.line(table(header, rows, self.colour && self.terminals.data))
+    }
+
+    /// The same as a remark.
+    pub(crate) fn note_table(
+        &mut self,
+        header: &[&str],
+        rows: impl IntoIterator<Item = Vec<Cell>>,
+    ) {
+        self.note(table(header, rows, self.colour && self.terminals.notes));
+    }
+
+    /// Whether remarks may have colour.
+    pub(crate) fn notes_have_colour(&self) -> bool {
+        self.colour && self.terminals.notes
     }
 
     /// Names and values, one a line, the values in one column.
@@ -94,6 +108,22 @@ impl<'a> Out<'a> {
         }
         Ok(())
     }
+}
+
+fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<Cell>>, colour: bool) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    table.force_no_tty();
+    if colour {
+        table.enforce_styling();
+    }
+    table.set_header(header.iter().map(Cell::new));
+    table.add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt()
 }
 
 /// Whether the environment lets us use colour; <https://no-color.org>.

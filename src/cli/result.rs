@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::args::OneTask;
 use super::client::{Client, unexpected};
 use super::out::Out;
-use super::{CliError, Exit, Globals};
+use super::{CliError, Exit, Globals, workflow};
 use crate::protocol::control::{Reply, Request};
 use crate::task::{State, TaskId, TaskView};
 
@@ -79,9 +79,7 @@ pub(crate) fn verdict(task: &TaskView) -> Result<(), CliError> {
     match task.state {
         State::Succeeded => Ok(()),
         State::Failed => Err(CliError::new(Exit::TaskFailed, format!("task {id} failed{why}"))
-            .hint(format!(
-                "`forq status {id}` tells of every attempt, `forq retry {id}` tries again"
-            ))),
+            .hint(retry_hint(task))),
         State::Cancelled => {
             let why = task.error.as_ref().map_or("cancelled", |error| &error.message);
             Err(CliError::new(Exit::TaskFailed, format!("task {id} has no result: {why}")))
@@ -89,6 +87,16 @@ pub(crate) fn verdict(task: &TaskView) -> Result<(), CliError> {
         state => Err(CliError::new(Exit::TimedOut, format!("task {id} is {state}: no result yet"))
             .hint(format!("`forq result {id} --wait` waits for it"))),
     }
+}
+
+fn retry_hint(task: &TaskView) -> String {
+    let id = task.id;
+    if task.kind == workflow::KIND {
+        return format!(
+            "`forq status {id}` tells of every step, `forq retry {id}` goes on from the failed one"
+        );
+    }
+    format!("`forq status {id}` tells of every attempt, `forq retry {id}` tries again")
 }
 
 /// The text of an output that has one, as a chat's has.

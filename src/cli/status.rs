@@ -4,7 +4,8 @@ use comfy_table::Cell;
 
 use super::args::OneTask;
 use super::out::{Out, span};
-use super::{CliError, Exit, Globals, result};
+use super::tree::money;
+use super::{CliError, Exit, Globals, result, steps, workflow};
 use crate::task::{Attempt, Cause, TaskError, TaskView};
 
 pub(crate) fn run(args: OneTask, globals: &Globals, out: &mut Out) -> Result<u8, CliError> {
@@ -20,6 +21,10 @@ pub(crate) fn run(args: OneTask, globals: &Globals, out: &mut Out) -> Result<u8,
             &["ATTEMPT", "STARTED", "ENDED", "WORKER", "OUTCOME", "WHY"],
             task.attempts.iter().map(attempt_row),
         )?;
+    }
+    if !task.by_step.is_empty() {
+        out.line("")?;
+        out.table(&steps::HEADER, steps::rows(&task.by_step))?;
     }
     if let Some(hint) = hint(&task) {
         out.note(hint);
@@ -51,11 +56,13 @@ fn pairs(task: &TaskView) -> Vec<(&'static str, String)> {
     add("ran", task.run_ms.map(span));
     add("worker", task.worker_pid.map(|pid| pid.to_string()));
     add("workflow", task.parent.map(|id| id.to_string()));
+    add("step", task.step.clone());
     add(
         "tokens",
         task.usage
             .map(|usage| format!("{} in, {} out", usage.prompt_tokens, usage.completion_tokens)),
     );
+    add("cost", task.cost.map(money));
     add("input", task.input.as_ref().map(|input| input.get().to_owned()));
     add("output", task.output.as_ref().map(|output| output.get().to_owned()));
     add("error", task.error.as_ref().map(why));
@@ -93,7 +100,7 @@ fn attempt_row(attempt: &Attempt) -> Vec<Cell> {
 }
 
 /// An error in one line: kind, sentence, evidence, and nothing twice.
-fn why(error: &TaskError) -> String {
+pub(crate) fn why(error: &TaskError) -> String {
     let evidence =
         error.cause.as_ref().map(|cause| evidence(cause, &error.message)).unwrap_or_default();
     let kind = word(&error.kind);
@@ -125,8 +132,12 @@ fn word(value: &impl serde::Serialize) -> String {
 
 fn hint(task: &TaskView) -> Option<String> {
     use crate::task::{State, WaitingFor};
+    let id = task.id;
     match (task.state, task.waiting_for) {
-        (State::Failed, _) => Some(format!("hint: `forq retry {}` tries again", task.id)),
+        (State::Failed, _) if task.kind == workflow::KIND => Some(format!(
+            "hint: `forq retry {id}` resumes it from the failed step, `--from STEP` from another"
+        )),
+        (State::Failed, _) => Some(format!("hint: `forq retry {id}` tries again")),
         (_, Some(WaitingFor::Paused)) => {
             Some(format!("hint: `forq queue resume --queue {}` lets it run", task.queue))
         }

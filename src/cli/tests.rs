@@ -11,11 +11,12 @@ use crate::protocol::control::{
 use crate::task::{State, TaskId};
 
 /// What a verb printed, and how it ended.
-struct Told {
-    exit: u8,
-    data: String,
-    notes: String,
-    error: String,
+pub(super) struct Told {
+    pub(super) exit: u8,
+    pub(super) data: String,
+    pub(super) notes: String,
+    pub(super) error: String,
+    pub(super) hint: String,
 }
 
 /// Runs a verb as the shell would, but for the process's own streams.
@@ -25,16 +26,16 @@ fn run_at(state_dir: &std::path::Path, words: &[&str]) -> Told {
     let cli = Cli::try_parse_from(line).unwrap();
     let (mut data, mut notes) = (Vec::new(), Vec::new());
     let mut out = Out::into(&mut data, &mut notes, cli.globals.json);
-    let (exit, error) = match dispatch(cli, &Registry::default(), &mut out) {
-        Ok(exit) => (exit, String::new()),
-        Err(error) => (error.exit as u8, error.message),
+    let (exit, error, hint) = match dispatch(cli, &Registry::default(), &mut out) {
+        Ok(exit) => (exit, String::new(), String::new()),
+        Err(error) => (error.exit as u8, error.message, error.hint.unwrap_or_default()),
     };
     drop(out);
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    Told { exit, data: text(data), notes: text(notes), error }
+    Told { exit, data: text(data), notes: text(notes), error, hint }
 }
 
-fn run_with(daemon: &FakeDaemon, words: &[&str]) -> Told {
+pub(super) fn run_with(daemon: &FakeDaemon, words: &[&str]) -> Told {
     run_at(&daemon.instance.state_dir, words)
 }
 

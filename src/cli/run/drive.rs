@@ -18,7 +18,8 @@ use super::summary::{Pool, Summary};
 use super::work::{Work, title};
 use crate::cli::client::Client;
 use crate::cli::out::Out;
-use crate::cli::{CliError, Exit, Instance};
+use crate::cli::tree::Show;
+use crate::cli::{CliError, Exit, Instance, steps, workflow};
 use crate::protocol::control::{Ended, FollowBody, FollowEvent, Reply, Request};
 use crate::task::{State, TaskId, TaskView};
 
@@ -63,10 +64,8 @@ impl Run {
                 if let Some(pool) = pool {
                     progress.summary.tell(began.elapsed(), &pool, out)?;
                 }
-                match progress.last_complaint {
-                    Some(complaint) if is_single => {
-                        Err(CliError::new(Exit::TaskFailed, format!("the task {complaint}")))
-                    }
+                match &progress.last_complaint {
+                    Some(complaint) if is_single => Err(self.failed(progress.run, complaint)),
                     _ if all_succeeded => Ok(Exit::Done as u8),
                     _ => Ok(Exit::TaskFailed as u8),
                 }
@@ -89,11 +88,15 @@ impl Run {
     /// Takes reports until every task has ended and is told.
     fn work(&mut self, work: Work, progress: &mut Progress, out: &mut Out) -> Result<(), Stop> {
         let titles: Vec<_> = work.tasks().map(title).collect();
+        let is_workflow = matches!(&work, Work::One(task) if task.kind == workflow::KIND);
         progress.total = titles.len();
         let is_json = out.json;
         asking::submit_and_wait(self.instance.clone(), work, is_json, self.reports.clone())?;
         let tasks = self.submitted(titles)?;
         progress.total = tasks.len();
+        if is_workflow && !is_json {
+            return tasks.into_iter().try_for_each(|(id, _)| self.watch(id, progress, out));
+        }
         let (ids, titles): (Vec<_>, Vec<_>) = tasks.into_iter().unzip();
         let mut screen = Screen::new(out, titles);
         let mut board = Board::new(if is_json { 0 } else { ids.len() });
@@ -121,6 +124,33 @@ impl Run {
             }
         }
         screen.close()?;
+        Ok(())
+    }
+
+    /// Shows a workflow's run until it has ended, and what it took.
+    fn watch(&mut self, id: TaskId, progress: &mut Progress, out: &mut Out) -> Result<(), Stop> {
+        let (to_follow, followed) = crossbeam_channel::unbounded();
+        asking::follow(&self.instance, &followed, &self.reports)?;
+        // Its receivers are there as long as `followed` is.
+        let _ = to_follow.send((0, id));
+        let mut show = Show::new(false, false, out);
+        let task = loop {
+            match self.next()? {
+                Report::Event(_, FollowEvent { body: FollowBody::Finished { task }, .. }) => {
+                    break task;
+                }
+                Report::Event(_, event) => show.take(&event, out)?,
+                Report::Failed(error) => return Err(error.into()),
+                Report::Ended(_) | Report::Submitted(_) | Report::Signal(_) => {}
+            }
+        };
+        progress.ended = 1;
+        progress.run = Some(id);
+        progress.add(&task);
+        show.end(&task, out)?;
+        if !task.by_step.is_empty() {
+            out.note_table(&steps::HEADER, steps::rows(&task.by_step));
+        }
         Ok(())
     }
 
@@ -183,6 +213,21 @@ impl Run {
         }
     }
 
+    /// The one task did not succeed.
+    fn failed(&self, run: Option<TaskId>, complaint: &str) -> CliError {
+        let Some(id) = run else {
+            return CliError::new(Exit::TaskFailed, format!("the task {complaint}"));
+        };
+        let error = CliError::new(Exit::TaskFailed, format!("the run {complaint}"));
+        if self.private.is_some() {
+            return error;
+        }
+        let folder = self.instance.state_dir.display();
+        error.hint(format!(
+            "`forq serve --state-dir {folder}` and `forq retry {id}` go on from the failed step"
+        ))
+    }
+
     fn interrupted(&self, progress: &Progress) -> String {
         let Progress { ended, total, .. } = progress;
         let said = format!("interrupted: {ended} of {total} tasks had ended");
@@ -199,6 +244,8 @@ impl Run {
 struct Progress {
     total: usize,
     ended: usize,
+    /// The run, if it was a workflow's.
+    run: Option<TaskId>,
     summary: Summary,
     /// How the last one ended that did not succeed.
     last_complaint: Option<String>,

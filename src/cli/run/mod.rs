@@ -1,12 +1,12 @@
-//! `forq run`: a file of tasks, or one task, from nothing to its answers with a daemon of its
-//! own that goes when they are there.
+//! `forq run`: a file of tasks, a workflow, or one task, from nothing to its answers with a daemon
+//! of its own that goes when they are there.
 //!
 //! # Layout
 //! - `provider`: which model is asked, pure
 //! - `children`: the daemon, the simulated model
 //! - `work`: what is to be run
 //! - `drive`: from submission to exit code; `asking`: the threads that submit, wait and follow
-//! - `board`: what is told when, pure; `screen`: telling it
+//! - `board`: what is told when, pure; `screen`: telling it (of a workflow: [`super::tree`])
 //! - `summary`: the table at the end
 
 mod asking;
