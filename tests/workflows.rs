@@ -441,6 +441,6 @@ fn an_error_at_run_time_names_file_step_and_line() {
     );
     let run = daemon.until(&submit(&daemon, &file, &[]), "failed");
     let message = text(&run, "/error/message");
-    assert!(message.starts_with("workflow.toml:8: steps.b.input"), "{message}");
+    assert!(message.contains("workflow.toml:8: steps.b.input"), "{message}");
     assert!(message.contains("undefined"), "{message}");
 }

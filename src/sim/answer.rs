@@ -1,6 +1,6 @@
 //! What the simulated model says: the prompt's own most telling sentences and words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -20,6 +20,8 @@ const WORD_CHARS_MIN: usize = 4;
 /// How deep the arguments of a tool are filled in.
 const ARGUMENTS_DEPTH_MAX: usize = 8;
 
+const MARK: &str = "[simulated] ";
+const FREQUENT: &str = "Most frequent: ";
 const OPENINGS: [&str; 4] = ["In short:", "The gist:", "What stands out:", "To sum up:"];
 
 /// What the model answers.
@@ -97,10 +99,11 @@ fn speak(prompt: &str, seed: u64) -> String {
         return "[simulated] There are no words in the prompt to answer with.".into();
     }
     let opening = OPENINGS[(hash % OPENINGS.len() as u64) as usize];
-    let mut text = format!("[simulated] {opening} {}", quotes.join(" "));
+    let mut text = format!("{MARK}{opening} {}", quotes.join(" "));
     let words = telling_words(&counts, 5);
     if !words.is_empty() {
-        text.push_str(" Most frequent: ");
+        text.push(' ');
+        text.push_str(FREQUENT);
         text.push_str(&words.join(", "));
         text.push('.');
     }
@@ -127,9 +130,11 @@ fn telling_words(counts: &BTreeMap<String, usize>, most: usize) -> Vec<&str> {
     ranked.into_iter().take(most).map(|(word, _)| word.as_str()).collect()
 }
 
-/// The sentences whose words are the most frequent, in the order of the text.
+/// The sentences whose words are the most frequent, each once, in the order of the text.
 fn telling_sentences(text: &str, counts: &BTreeMap<String, usize>, most: usize) -> Vec<String> {
+    let mut seen = BTreeSet::new();
     let mut ranked: Vec<(usize, usize, &str)> = sentences(text)
+        .filter(|sentence| seen.insert(*sentence))
         .enumerate()
         .map(|(place, sentence)| {
             let scores: Vec<usize> =
@@ -141,19 +146,64 @@ fn telling_sentences(text: &str, counts: &BTreeMap<String, usize>, most: usize) 
     ranked.sort_by_key(|(score, place, _)| (std::cmp::Reverse(*score), *place));
     ranked.truncate(most);
     ranked.sort_by_key(|(_, place, _)| *place);
-    ranked.into_iter().map(|(_, _, sentence)| quote(sentence)).collect()
+    ranked.into_iter().map(|(_, _, sentence)| ended(quote(sentence))).collect()
 }
 
+/// Sentences that say something: no headings, and of an earlier answer only what it quoted, unless
+/// there is nothing else.
 fn sentences(text: &str) -> impl Iterator<Item = &str> {
-    text.split_inclusive('\n')
-        .flat_map(|line| line.split_inclusive(['.', '!', '?', '。']))
-        .map(str::trim)
-        .filter(|sentence| sentence.chars().any(char::is_alphanumeric))
+    let any_tells = pieces(text).any(tells);
+    pieces(text).map(without_own_words).filter(move |piece| tells(piece) || !any_tells)
+}
+
+/// The text, cut behind each sentence and each line.
+fn pieces(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    let cut = std::iter::from_fn(move || {
+        let (piece, tail) = rest.split_at(sentence_end(rest));
+        rest = tail;
+        (!piece.is_empty()).then_some(piece.trim())
+    });
+    cut.filter(|piece| piece.chars().any(char::is_alphanumeric))
+}
+
+/// Where the first sentence ends. A point inside a number or a name is no end.
+fn sentence_end(text: &str) -> usize {
+    let mut chars = text.char_indices().peekable();
+    while let Some((at, char)) = chars.next() {
+        let ends = match char {
+            '\n' | '。' | '！' | '？' => true,
+            '.' | '!' | '?' => chars.peek().is_none_or(|(_, next)| next.is_whitespace()),
+            _ => false,
+        };
+        if ends {
+            return at + char.len_utf8();
+        }
+    }
+    text.len()
+}
+
+fn tells(piece: &str) -> bool {
+    !piece.is_empty() && !piece.ends_with([':', '：']) && !piece.starts_with(FREQUENT.trim_end())
+}
+
+/// A piece of an earlier answer without its opening, so that openings do not pile up.
+fn without_own_words(piece: &str) -> &str {
+    let Some(said) = piece.strip_prefix(MARK) else { return piece };
+    OPENINGS.iter().find_map(|opening| said.strip_prefix(opening)).unwrap_or(said).trim_start()
 }
 
 /// Those that can be quoted whole, for want of them none.
 fn short_sentences(text: &str) -> Vec<&str> {
     sentences(text).filter(|sentence| sentence.chars().count() <= QUOTE_CHARS_MAX).collect()
+}
+
+/// With a point, so that what follows is a sentence of its own.
+fn ended(mut sentence: String) -> String {
+    if sentence.ends_with(char::is_alphanumeric) {
+        sentence.push('.');
+    }
+    sentence
 }
 
 fn quote(sentence: &str) -> String {
@@ -228,6 +278,18 @@ mod tests {
         assert_eq!(cut.tokens, whole[..3]);
         assert_eq!(cut.finish_reason, "length");
         assert_eq!(ask(PROMPT, Some(whole.len() as u64), 1).finish_reason, "stop");
+    }
+
+    #[test]
+    fn an_answer_is_quoted_for_what_it_quotes() {
+        let first = ask("A ferry of 1.5 t sails at 6.30 today. It sails.", None, 1).tokens.concat();
+        let second = ask(&format!("The plan:\n{first}"), None, 2).tokens.concat();
+        assert!(second.contains("A ferry of 1.5 t sails at 6.30 today."), "{second}");
+        assert_eq!(second.matches("[simulated]").count(), 1, "{second}");
+        assert_eq!(second.matches(FREQUENT).count(), 1, "{second}");
+        assert!(!second.contains("The plan"), "{second}");
+        assert!(ask("Name a bird:", None, 1).tokens.concat().contains("Name a bird:"));
+        assert!(ask("渡口关了。船还在？", None, 1).tokens.concat().contains("渡口关了。 船还在？"));
     }
 
     #[test]

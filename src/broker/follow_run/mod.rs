@@ -12,6 +12,7 @@ mod teller;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::task::spawn_local;
 
@@ -227,13 +228,31 @@ fn add_progress(row: &mut StepRow, runs: &BTreeMap<Seq, RunState>) {
     }
 }
 
-/// Whose text a run's definition wants told. One that cannot be read has none.
+/// Whose text a run wants told. One whose definition cannot be read has no voice.
 fn voices_of(input: Option<&RawValue>) -> Voices {
     let input = input.and_then(|input| serde_json::from_str::<RunInput<'_>>(input.get()).ok());
-    let workflow = input.and_then(|input| Workflow::read(input.workflow).ok());
-    match workflow.as_ref().map(Workflow::voice) {
-        Some(Voice::All) => Voices::All,
-        Some(Voice::Steps(names)) => Voices::Named(names.clone()),
-        None => Voices::Named(Vec::new()),
+    input
+        .and_then(|input| voices_of_definition(input.workflow))
+        .unwrap_or(Voices::Named { names: Vec::new(), within: BTreeMap::new() })
+}
+
+fn voices_of_definition(definition: &RawValue) -> Option<Voices> {
+    #[derive(Deserialize)]
+    struct Steps<'a> {
+        #[serde(borrow, default)]
+        steps: BTreeMap<String, Nested<'a>>,
     }
+    #[derive(Deserialize)]
+    struct Nested<'a> {
+        #[serde(borrow)]
+        workflow: Option<&'a RawValue>,
+    }
+    let names = match Workflow::read(definition).ok()?.voice() {
+        Voice::All => return Some(Voices::All),
+        Voice::Steps(names) => names.clone(),
+    };
+    let Steps { steps } = serde_json::from_str(definition.get()).ok()?;
+    let nested = steps.into_iter().filter_map(|(name, step)| Some((name, step.workflow?)));
+    let within = nested.filter_map(|(name, nested)| Some((name, voices_of_definition(nested)?)));
+    Some(Voices::Named { names, within: within.collect() })
 }

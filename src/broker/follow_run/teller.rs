@@ -66,8 +66,7 @@ impl Teller {
         self.cursor.begun = self.cursor.begun.max(row.seq);
         let text_bytes = row.view.text_bytes;
         let told = self.open.get(&row.seq);
-        let changed =
-            told.map_or(true, |told| told.state != state || told.text_bytes != text_bytes);
+        let changed = told.is_none_or(|told| told.state != state || told.text_bytes != text_bytes);
         let resumed = told.is_none() && !is_new;
         self.open
             .insert(row.seq, Told { path: path.clone(), state, text_bytes, voiced: row.voiced });

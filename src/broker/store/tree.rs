@@ -1,5 +1,7 @@
 //! A run with its steps, and the steps of the runs within it, as those who follow it see them.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension};
 use serde::Deserialize;
 
@@ -38,19 +40,20 @@ pub(crate) struct Tree {
 /// Whose text is told.
 #[derive(Clone, Debug)]
 pub(crate) enum Voices {
+    /// Every step's.
     All,
-    /// Steps with these names, or within steps with these names.
-    Named(Vec<String>),
+    /// That of the steps with these names; of a workflow within, if it has one of them, that of the
+    /// steps which it names itself.
+    Named { names: Vec<String>, within: BTreeMap<String, Voices> },
 }
 
 impl Voices {
     fn has(&self, path: &str) -> bool {
-        match self {
-            Voices::All => true,
-            Voices::Named(names) => {
-                path.split('/').any(|part| names.iter().any(|name| name == step_of(part)))
-            }
-        }
+        let Voices::Named { names, within } = self else { return true };
+        let (first, rest) = path.split_once('/').map_or((path, None), |(a, b)| (a, Some(b)));
+        let step = step_of(first);
+        names.iter().any(|name| name == step)
+            && rest.is_none_or(|rest| within.get(step).is_none_or(|voices| voices.has(rest)))
     }
 }
 
@@ -142,14 +145,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_voice_is_a_step_or_what_is_in_it() {
-        let voices = Voices::Named(vec!["table".to_owned(), "host".to_owned()]);
+    fn a_workflow_within_names_its_own_voice() {
+        let named = |names: &[&str], within: BTreeMap<String, Voices>| Voices::Named {
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            within,
+        };
+        let inner = named(&["host"], BTreeMap::new());
+        let within = BTreeMap::from([("table".to_owned(), inner)]);
+        let voices = named(&["table", "scene", "free"], within);
         for (path, has) in [
             ("table", true),
-            ("table#2/planner", true),
-            ("round#1/host", true),
-            ("scene[3]", false),
+            ("table#2/host", true),
+            ("table#2/planner", false),
+            ("free/anything", true),
+            ("scene[3]", true),
             ("tables", false),
+            ("other/host", false),
         ] {
             assert_eq!(voices.has(path), has, "{path}");
         }

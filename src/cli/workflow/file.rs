@@ -12,14 +12,14 @@ use crate::cli::CliError;
 pub(super) fn read(path: &Path) -> Result<Value, CliError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| CliError::invalid(format!("cannot read {}: {error}", path.display())))?;
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let name = path.display().to_string();
     if path.extension().is_some_and(|extension| extension == "json") {
         return serde_json::from_str(&text)
             .map_err(|error| CliError::invalid(format!("{name}: not JSON: {error}")));
     }
     let table = DeTable::parse(&text).map_err(|error| {
         let line = error.span().map_or(1, |span| line_at(&text, span.start));
-        CliError::invalid(format!("{}:{line}: {}", path.display(), error.message()))
+        CliError::invalid(format!("{name}:{line}: {}", error.message()))
     })?;
     let mut lines = Map::new();
     let mut value = value_of_table(table.get_ref(), &text, "", &mut lines);

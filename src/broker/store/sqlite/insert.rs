@@ -1,6 +1,7 @@
 //! Submissions: all of one or nothing of it.
 
 use rusqlite::OptionalExtension;
+use serde_json::Value;
 
 use super::{Sqlite, code};
 use crate::broker::store::schema::INLINE_INPUT_BYTES_MAX;
@@ -222,7 +223,7 @@ fn lane_of(task: &NewTask) -> Option<String> {
 fn same_or_refuse(task: &NewTask, known: &Known, whose: &str) -> Result<Accepted, Refusal> {
     let equal = task.kind == known.kind
         && lane_of(task) == known.lane
-        && same_json(task.input.get(), &known.input);
+        && same_input(&task.kind, task.input.get(), &known.input);
     if !equal {
         let message =
             format!("{whose} task {}, which has other content: use another one", known.id);
@@ -232,10 +233,28 @@ fn same_or_refuse(task: &NewTask, known: &Known, whose: &str) -> Result<Accepted
     Ok(Accepted { id: known.id, state: known.state, ready, due_at_ms, expires_at_ms })
 }
 
-/// Whether two texts are the same JSON, however they are written.
-pub(super) fn same_json(a: &str, b: &str) -> bool {
-    let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
+/// Whether two texts are the same input of this kind, however they are written. On which line of
+/// which file a workflow says something is no part of what it says.
+pub(super) fn same_input(kind: &str, a: &str, b: &str) -> bool {
+    let value = |text: &str| {
+        let mut value = serde_json::from_str::<Value>(text).ok()?;
+        if kind == "workflow" {
+            forget_sources(&mut value);
+        }
+        Some(value)
+    };
     a == b || (value(a).is_some() && value(a) == value(b))
+}
+
+fn forget_sources(input: &mut Value) {
+    let Some(definition) = input.get_mut("workflow").and_then(Value::as_object_mut) else { return };
+    definition.remove("source");
+    let steps = definition.get_mut("steps").and_then(Value::as_object_mut);
+    for step in steps.into_iter().flat_map(|steps| steps.values_mut()) {
+        forget_sources(step);
+        let actions = step.get_mut("actions").and_then(Value::as_object_mut);
+        actions.into_iter().flat_map(|actions| actions.values_mut()).for_each(forget_sources);
+    }
 }
 
 fn queue_full(waiting: u64, wanted: u64, max_queued: u64) -> Refusal {

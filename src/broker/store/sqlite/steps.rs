@@ -151,7 +151,9 @@ impl Sqlite {
     /// The task that a step's key stands for already.
     fn twin_of(&self, step: &StepTask, key: &str) -> Result<Twin, StoreError> {
         let Some(known) = self.known("key = ?1 AND state < 5", key)? else { return Ok(Twin::None) };
-        if known.kind != step.kind || !super::insert::same_json(&step.input, &known.input) {
+        if known.kind != step.kind
+            || !super::insert::same_input(&step.kind, &step.input, &known.input)
+        {
             return Ok(Twin::Other(format!(
                 "the key '{key}' belongs to task {}, which has other content: use another one",
                 known.id
