@@ -43,14 +43,15 @@ impl Teller {
     /// told once.
     pub(super) fn take(&mut self, rows: &[StepRow]) -> Vec<FollowEvent> {
         let mut events = Vec::new();
-        for row in rows {
-            self.take_open(row, &mut events);
-        }
         let mut ended: Vec<_> =
             rows.iter().filter(|row| row.ended.is_some_and(|at| at > self.cursor.ended)).collect();
         ended.sort_by_key(|row| row.ended);
         for row in ended {
             self.take_end(row, &mut events);
+        }
+        // What begins does so because something else has ended.
+        for row in rows {
+            self.take_open(row, &mut events);
         }
         events
     }
