@@ -37,6 +37,15 @@ pub(crate) struct Definitions(BTreeMap<[u8; 32], Arc<Workflow>>);
 impl Definitions {
     /// Reads a definition, unless it was read before. The error tells all that is wrong with it.
     pub(crate) fn read(&mut self, definition: &RawValue) -> Result<Arc<Workflow>, String> {
+        self.read_and_check(definition, |_| Ok(()))
+    }
+
+    /// The same, with a further check of one that is new.
+    fn read_and_check(
+        &mut self,
+        definition: &RawValue,
+        check: impl FnOnce(&Workflow) -> Result<(), String>,
+    ) -> Result<Arc<Workflow>, String> {
         let digest: [u8; 32] = Sha256::digest(definition.get()).into();
         if let Some(known) = self.0.get(&digest) {
             return Ok(Arc::clone(known));
@@ -44,6 +53,7 @@ impl Definitions {
         let workflow = Workflow::read(definition).map_err(|problems| {
             problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
         })?;
+        check(&workflow)?;
         if self.0.len() >= DEFINITIONS_MAX {
             self.0.clear();
         }
@@ -93,8 +103,8 @@ impl Handler for WorkflowHandler {
                 Err(error) => error,
                 Ok(_) => "input: give {\"workflow\": …, \"inputs\": {…}}".to_owned(),
             })?;
-        let workflow = self.definitions.borrow_mut().read(input.workflow)?;
-        self.knows(&workflow)?;
+        let mut definitions = self.definitions.borrow_mut();
+        let workflow = definitions.read_and_check(input.workflow, |new| self.knows(new))?;
         workflow.check_inputs(&input.inputs).map(drop)
     }
 
