@@ -19,7 +19,7 @@ use super::work::{Work, title};
 use crate::cli::client::Client;
 use crate::cli::out::Out;
 use crate::cli::tree::Show;
-use crate::cli::{CliError, Exit, Instance, steps, workflow};
+use crate::cli::{CliError, Exit, Instance, workflow};
 use crate::protocol::control::{Ended, FollowBody, FollowEvent, Reply, Request};
 use crate::task::{State, TaskId, TaskView};
 
@@ -147,10 +147,7 @@ impl Run {
         progress.ended = 1;
         progress.run = Some(id);
         progress.add(&task);
-        show.end(&task, out)?;
-        if !task.by_step.is_empty() {
-            out.note_table(&steps::HEADER, steps::rows(&task.by_step));
-        }
+        show.end_whole(&task, out)?;
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use crate::cli::CliError;
 use crate::cli::out::Out;
 
 /// Lines of the terminal that the tree leaves to the text.
-const ROWS_LEFT: u16 = 3;
+const ROWS_LEFT: usize = 3;
 /// Of a terminal that does not say how large it is: columns, rows.
 const SIZE_DEFAULT: (u16, u16) = (80, 24);
 
@@ -40,6 +40,8 @@ pub(super) fn with<T>(shared: &Shared, act: impl FnOnce(&mut Shown) -> T) -> T {
 pub(super) struct Live {
     bar: ProgressBar,
     shared: Shared,
+    began: Instant,
+    colour: bool,
     /// The text goes above the tree, on the same terminal.
     has_text: bool,
 }
@@ -62,7 +64,8 @@ impl Live {
         let style = ProgressStyle::with_template("{tree}").ok()?.with_key("tree", draw);
         let bar = ProgressBar::with_draw_target(None, target).with_style(style);
         bar.enable_steady_tick(Duration::from_millis(FRAME_MS));
-        Some(Self { bar, shared: Arc::clone(shared), has_text: out.terminals.data })
+        let (shared, has_text) = (Arc::clone(shared), out.terminals.data);
+        Some(Self { bar, shared, began, colour, has_text })
     }
 
     /// Writes text: its whole lines above the tree.
@@ -79,7 +82,11 @@ impl Live {
         });
         match whole {
             Some(whole) => self.bar.suspend(|| out.raw(&whole).and_then(|()| out.flush())),
-            None => Ok(()),
+            None => {
+                // Any change has it drawn, as often as eyes can follow.
+                self.bar.set_message("");
+                Ok(())
+            }
         }
     }
 
@@ -88,32 +95,37 @@ impl Live {
         self.bar.suspend(|| out.note(note));
     }
 
-    /// Takes the drawing away.
-    pub(super) fn end(&self) {
-        self.bar.finish_and_clear();
+    /// The tree as it stands now.
+    pub(super) fn tree(&self) -> String {
+        with(&self.shared, |shown| drawn_tree(&shown.tree, self.began, self.colour).join("\n"))
     }
 }
 
 impl Drop for Live {
+    /// Takes the drawing away, here and now: the drawing thread may hold the bar for longer.
     fn drop(&mut self) {
-        self.end();
+        self.bar.finish_and_clear();
     }
 }
 
 fn picture(shown: &Shown, began: Instant, colour: bool) -> String {
-    let (columns, rows) = terminal::size().unwrap_or(SIZE_DEFAULT);
-    let columns = usize::from(columns.max(1));
-    let view = View {
-        columns,
-        rows_max: usize::from(rows.saturating_sub(ROWS_LEFT).max(1)),
-        colour,
-        now_ms: elapsed_ms(began),
-    };
-    let mut lines = lines(&shown.tree, view);
+    let mut lines = drawn_tree(&shown.tree, began, colour);
     if !shown.line.is_empty() {
-        lines.insert(0, tail(&shown.line, columns));
+        lines.insert(0, tail(&shown.line, size().0));
     }
     lines.join("\n")
+}
+
+fn drawn_tree(tree: &Tree, began: Instant, colour: bool) -> Vec<String> {
+    let (columns, rows) = size();
+    let rows_max = rows.saturating_sub(ROWS_LEFT).max(1);
+    lines(tree, View { columns, rows_max, colour, now_ms: elapsed_ms(began) })
+}
+
+/// Of the terminal: columns, rows.
+fn size() -> (usize, usize) {
+    let (columns, rows) = terminal::size().unwrap_or(SIZE_DEFAULT);
+    (usize::from(columns.max(1)), usize::from(rows))
 }
 
 /// The clock of a tree.

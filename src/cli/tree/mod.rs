@@ -18,12 +18,14 @@ mod words;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+pub(crate) use self::model::base_name;
+pub(crate) use self::rows::SIBLINGS_MAX;
 pub(crate) use self::words::money;
 
 use self::live::{Live, Shared, elapsed_ms, with};
 use self::speaker::Speaker;
 use super::out::Out;
-use super::{CliError, result, when};
+use super::{CliError, result, steps, when};
 use crate::protocol::control::{FollowBody, FollowEvent};
 use crate::task::{State, StepView, TaskView};
 
@@ -113,18 +115,50 @@ impl Show {
         Ok(())
     }
 
-    /// Takes the tree away, and tells how the run ended: its result if no step has spoken, and
-    /// what it took.
+    /// The run has ended, and its daemon can still be asked about it: its result is told if no
+    /// step has spoken, and the tree stays where it was drawn.
     pub(crate) fn end(mut self, task: &TaskView, out: &mut Out) -> Result<(), CliError> {
-        let text = self.speaker.finish();
-        self.write(&text, out)?;
-        self.live = None;
-        self.tell_remarks(out);
+        let tree = self.close(out)?;
         let has_succeeded = task.state == State::Succeeded;
         if has_succeeded && !self.said.has_something() {
             result::print(task, out)?;
         }
-        let took_ms = took_ms(task).unwrap_or_else(|| elapsed_ms(self.began));
+        if let Some(tree) = tree {
+            out.note(tree);
+        }
+        out.note(self.totals(task));
+        if has_succeeded && self.said.has_something() && !self.has_told_output(task) {
+            out.note(format_args!("hint: `forq result {}` prints its output", task.id));
+        }
+        Ok(())
+    }
+
+    /// The run has ended, and so will its daemon: all that there is to know is told now.
+    pub(crate) fn end_whole(mut self, task: &TaskView, out: &mut Out) -> Result<(), CliError> {
+        self.close(out)?;
+        if task.state == State::Succeeded && !self.has_told_output(task) {
+            if self.said.has_something() {
+                out.line("")?;
+            }
+            result::print(task, out)?;
+        }
+        if !task.by_step.is_empty() {
+            out.note_table(&steps::HEADER, steps::rows(&steps::together(&task.by_step)));
+        }
+        out.note(self.totals(task));
+        Ok(())
+    }
+
+    /// Takes the drawing away; the tree as it was drawn last.
+    fn close(&mut self, out: &mut Out) -> Result<Option<String>, CliError> {
+        let text = self.speaker.finish();
+        self.write(&text, out)?;
+        let tree = self.live.take().map(|live| live.tree());
+        self.tell_remarks(out);
+        Ok(tree)
+    }
+
+    fn totals(&self, task: &TaskView) -> String {
         let totals = with(&self.shared, |shown| {
             // Who came late has not heard of all of them.
             for view in &task.by_step {
@@ -132,12 +166,13 @@ impl Show {
             }
             shown.tree.totals()
         });
-        out.note(words::of_run(task, took_ms, totals));
+        let took_ms = took_ms(task).unwrap_or_else(|| elapsed_ms(self.began));
+        words::of_run(task, took_ms, totals)
+    }
+
+    fn has_told_output(&self, task: &TaskView) -> bool {
         let output = task.output.as_ref().and_then(|output| result::text_of(output));
-        if has_succeeded && self.said.has_something() && !self.said.is_all_of(output.as_deref()) {
-            out.note(format_args!("hint: `forq result {}` prints its output", task.id));
-        }
-        Ok(())
+        self.said.is_all_of(output.as_deref())
     }
 
     fn write(&mut self, text: &str, out: &mut Out) -> Result<(), CliError> {

@@ -24,8 +24,9 @@ pub(super) struct Step {
     pub(super) place: u64,
     /// The same in the order in which their states last changed.
     pub(super) moved: u64,
-    /// Since when it has been at work, on the caller's clock; `None` if it is not.
-    at_work_since_ms: Option<u64>,
+    is_at_work: bool,
+    /// When its first attempt began, on the caller's clock.
+    began_ms: u64,
     pace: Pace,
 }
 
@@ -57,7 +58,8 @@ impl Tree {
             view: view.clone(),
             place,
             moved: 0,
-            at_work_since_ms: None,
+            is_at_work: false,
+            began_ms: now_ms,
             pace: Pace::default(),
         });
         if !known || step.view.state != view.state {
@@ -96,24 +98,23 @@ impl Tree {
 
 impl Step {
     fn take(&mut self, view: &StepView, known: bool, now_ms: u64) -> Option<Move> {
-        let before = known.then_some((self.view.state, self.view.attempt));
-        let was_at_work = self.at_work_since_ms.is_some();
-        let is_at_work = is_at_work(view, was_at_work);
+        let (state, attempt) = (known.then_some(self.view.state), self.view.attempt);
+        let was_at_work = std::mem::replace(&mut self.is_at_work, false);
+        self.is_at_work = is_at_work(view, was_at_work);
         // The attempts of a workflow within are not what people mean by the word.
-        let is_again = was_at_work
-            && view.kind != workflow::KIND
-            && before.is_some_and(|(_, attempt)| attempt < view.attempt);
-        self.view = view.clone();
-        if !is_at_work {
-            self.at_work_since_ms = None;
-        } else if !was_at_work || is_again {
-            self.at_work_since_ms = Some(now_ms.saturating_sub(view.run_ms.unwrap_or(0)));
+        let is_again = attempt < view.attempt && view.kind != workflow::KIND;
+        let begins = self.is_at_work && (!was_at_work || is_again);
+        if begins {
+            let is_first = view.attempt <= 1 || !known || state.is_some_and(State::is_final);
+            if is_first {
+                self.began_ms = now_ms.saturating_sub(view.run_ms.unwrap_or(0));
+            }
             self.pace = Pace::default();
         }
-        if is_at_work {
+        if self.is_at_work {
             self.pace.take(now_ms, view.text_bytes.unwrap_or(0));
         }
-        let state = before.map(|(state, _)| state);
+        self.view = view.clone();
         match view.state {
             ended if ended.is_final() => {
                 (!state.is_some_and(State::is_final)).then_some(Move::Ended)
@@ -121,26 +122,23 @@ impl Step {
             State::Scheduled if view.attempt > 0 => {
                 (state != Some(State::Scheduled)).then_some(Move::Waits)
             }
-            _ => (is_at_work && (!was_at_work || is_again)).then_some(Move::Began),
+            _ => begins.then_some(Move::Began),
         }
     }
 
     /// Whether it is in a worker, or a workflow whose steps are on their way.
     pub(super) fn is_at_work(&self) -> bool {
-        self.at_work_since_ms.is_some()
+        self.is_at_work
     }
 
-    /// How long it took, or has taken so far, in milliseconds.
+    /// How long it took, or has taken so far, in milliseconds, from its first attempt on.
     pub(super) fn took_ms(&self, now_ms: u64) -> Option<u64> {
-        match self.at_work_since_ms {
-            Some(since_ms) => Some(now_ms.saturating_sub(since_ms)),
-            None => self.view.run_ms,
-        }
+        if self.is_at_work { Some(now_ms.saturating_sub(self.began_ms)) } else { self.view.run_ms }
     }
 
     /// About how many tokens a second come, while it is at work.
     pub(super) fn tokens_per_s(&self, now_ms: u64) -> Option<u64> {
-        self.at_work_since_ms.and_then(|_| self.pace.tokens_per_s(now_ms))
+        if self.is_at_work { self.pace.tokens_per_s(now_ms) } else { None }
     }
 }
 
@@ -160,7 +158,7 @@ fn is_at_work(view: &StepView, was: bool) -> bool {
 }
 
 /// The name of a step in the workflow file: `scene` of `scene[3]`, `table` of `table#2`.
-pub(super) fn base_name(name: &str) -> &str {
+pub(crate) fn base_name(name: &str) -> &str {
     name.split(['[', '#']).next().unwrap_or(name)
 }
 
@@ -194,7 +192,7 @@ mod tests {
         assert_eq!(tree.take(&view, 0), Some(Move::Began));
         view.attempt = 2;
         assert_eq!(tree.take(&view, 5_000), Some(Move::Began));
-        assert_eq!(tree.steps["plot"].took_ms(6_000), Some(1_000));
+        assert_eq!(tree.steps["plot"].took_ms(6_000), Some(6_000), "all attempts count");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::task::State;
 
 /// Steps with one name side by side (the items of a list, the rounds of a table) that have a row
 /// each. More of them share one.
-const SIBLINGS_MAX: usize = 8;
+pub(crate) const SIBLINGS_MAX: usize = 8;
 
 /// One line of the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -192,6 +192,36 @@ fn a_run_is_followed_from_behind_an_event_over_connections() {
 }
 
 #[test]
+fn what_only_this_daemon_knows_is_told_before_it_goes() {
+    for (said, data) in [
+        (Some("a tale"), "a tale\n\nthe moral\n"),
+        (Some("the moral"), "the moral\n"),
+        (None, "the moral\n"),
+    ] {
+        let (mut data_told, mut notes) = (Vec::new(), Vec::new());
+        let mut out = Out::into(&mut data_told, &mut notes, false);
+        let mut show = Show::new(false, false, &out);
+        let mut events = Events::new(TaskId::new());
+        let says = said.map(|said| events.text("polish", said));
+        for act in says.into_iter().chain([events.step("polish", State::Succeeded)]) {
+            let Act::Reply(Reply::Event(event)) = act else { panic!("no event") };
+            show.take(&event, &mut out).unwrap();
+        }
+        let mut run = task(events.id, State::Succeeded, Some(r#"{"text":"the moral"}"#));
+        run.by_step = vec![step("polish", State::Succeeded)];
+        show.end_whole(&run, &mut out).unwrap();
+        drop(out);
+        assert_eq!(String::from_utf8(data_told).unwrap(), data);
+        let notes = String::from_utf8(notes).unwrap();
+        let last: Vec<_> = notes.lines().skip(1).collect();
+        assert!(last[0].starts_with("STEP    STATE"), "{notes}");
+        assert!(last[1].starts_with("polish  succeeded"), "{notes}");
+        assert!(last[2].ends_with("1 step, 12 tokens"), "{notes}");
+        assert!(!notes.contains("hint"), "{notes}");
+    }
+}
+
+#[test]
 fn status_has_a_table_of_steps_and_says_how_to_go_on() {
     let id = TaskId::new();
     let daemon = FakeDaemon::new(move |_, _| {
