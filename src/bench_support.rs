@@ -65,5 +65,13 @@ impl Decisions {
 fn ready(queue: &str, ord: Ord) -> Ready {
     let seq: Seq = ord;
     let needs = Needs::default();
-    Ready { queue: queue.to_owned(), priority: PRIORITY_DEFAULT, ord, seq, solo: false, needs }
+    Ready {
+        queue: queue.to_owned(),
+        priority: PRIORITY_DEFAULT,
+        ord,
+        seq,
+        solo: false,
+        needs,
+        session: None,
+    }
 }

@@ -53,16 +53,20 @@ pub struct Context {
     pub(crate) calls: Calls,
     /// What its answer must be.
     pub(crate) expect: Option<Arc<Expect>>,
+    /// The conversation so far, a JSON list of messages, if it is of a session.
+    pub(crate) history: Option<Arc<str>>,
 }
 
 impl Context {
     /// The context of an attempt that runs without a daemon, as in a test of a handler: its calls
     /// are limited by nobody.
     pub fn new(task: TaskId, attempt: u32, sink: Arc<dyn EventSink>) -> Self {
-        Self { task, attempt, sink, calls: Calls::free(u32::MAX), expect: None }
+        let (calls, expect, history) = (Calls::free(u32::MAX), None, None);
+        Self { task, attempt, sink, calls, expect, history }
     }
 
     /// The same, with an answer that must be as expected.
+    #[cfg(test)]
     pub(crate) fn with_expect(self, expect: Option<Arc<Expect>>) -> Self {
         Self { expect, ..self }
     }

@@ -59,7 +59,12 @@ impl Core {
             },
             (Pending::Promote, Answer::Promoted(due)) => self.promoted(due),
             (Pending::Expire, Answer::Expired(due)) => self.expired(due),
-            (Pending::Prune, Answer::Pruned(count)) => self.clock.pruned(count, now_ms()),
+            (Pending::Prune, Answer::Pruned(count)) => {
+                self.clock.pruned(count, self.sessions_idle_ms(), now_ms());
+            }
+            (Pending::ForgetSession { to, name }, Answer::SessionForgotten(result)) => {
+                self.session_forgotten(&to, &name, result);
+            }
             (Pending::Refill(need), Answer::Refilled(found)) => self.queues.refilled(&need, &found),
             (Pending::Pause { to, queue, paused }, Answer::Paused(result)) => match result {
                 Ok(()) => {
@@ -104,7 +109,7 @@ impl Core {
     }
 
     /// Takes in a task's move that holds.
-    fn moved(&mut self, moved: &Moved) {
+    pub(super) fn moved(&mut self, moved: &Moved) {
         if let Some(gone) = &moved.gone {
             self.queues.remove(gone);
             if let Some(key) = gone.needs.cache_key {

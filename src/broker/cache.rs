@@ -207,7 +207,7 @@ mod tests {
 
     fn ready(seq: Seq) -> Ready {
         let (queue, needs) = ("default".to_owned(), Needs::default());
-        Ready { queue, priority: 5, ord: seq, seq, solo: false, needs }
+        Ready { queue, priority: 5, ord: seq, seq, solo: false, needs, session: None }
     }
 
     #[test]

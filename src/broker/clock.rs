@@ -10,8 +10,10 @@ use super::{Core, now_ms};
 const MOVED_TASKS_MAX: u32 = 512;
 /// Results that are forgotten at once, so that a prune never stalls the queue.
 const PRUNED_TASKS_MAX: u32 = 256;
-/// Between two looks for old results.
+/// Between two looks for old results, or less if conversations grow old sooner.
 const PRUNE_EVERY_MS: i64 = 30_000;
+/// And at least this.
+const PRUNE_EVERY_MS_MIN: i64 = 1000;
 /// Between two looks while there are more.
 const PRUNE_AGAIN_MS: i64 = 20;
 /// How long a result may wait for somebody else's commit to carry it along.
@@ -52,10 +54,12 @@ impl Clock {
         self.expires(next_at_ms);
     }
 
-    pub(crate) fn pruned(&mut self, count: u32, now_ms: i64) {
+    /// `idle_ms`: after that time a conversation is old.
+    pub(crate) fn pruned(&mut self, count: u32, idle_ms: Option<i64>, now_ms: i64) {
         self.pruning = false;
+        let every_ms = idle_ms.unwrap_or(PRUNE_EVERY_MS).clamp(PRUNE_EVERY_MS_MIN, PRUNE_EVERY_MS);
         let again = count == PRUNED_TASKS_MAX;
-        self.prune_at_ms = now_ms + if again { PRUNE_AGAIN_MS } else { PRUNE_EVERY_MS };
+        self.prune_at_ms = now_ms + if again { PRUNE_AGAIN_MS } else { every_ms };
     }
 
     /// Whether there are commits that do not hold yet.
@@ -106,8 +110,10 @@ impl Core {
             let ttl_ms =
                 i64::try_from(self.config.queue.result_ttl.as_millis()).unwrap_or(i64::MAX);
             let finished_before_ms = now_ms.saturating_sub(ttl_ms);
+            let idle_before_ms = self.sessions_idle_ms().map(|idle| now_ms.saturating_sub(idle));
             let limit = PRUNED_TASKS_MAX;
-            self.store(Op::Prune { finished_before_ms, limit }, Pending::Prune);
+            let prune = Op::Prune { finished_before_ms, idle_before_ms, limit };
+            self.store(prune, Pending::Prune);
         }
     }
 }

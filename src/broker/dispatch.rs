@@ -1,5 +1,6 @@
 //! Ready tasks to free workers.
 
+use super::conversation::Bounds;
 use super::pending::Pending;
 use super::queue::Need;
 use super::reuse::Next;
@@ -14,6 +15,9 @@ const WORKER_OUTBOX_BYTES_MAX: usize = 4 << 20;
 const HELD_PER_SLOT_MAX: u32 = 4;
 /// And that limit is at least this, for workers of few slots.
 const HELD_MAX_MIN: u32 = 64;
+/// Tasks that a worker may have more than the least busy one, and still be preferred for a session
+/// that it knows.
+const WARM_IN_FLIGHT_MORE_MAX: u32 = 4;
 
 impl Worker {
     /// Whether it is here and does not drain.
@@ -56,7 +60,7 @@ impl Core {
                 self.solo.push_back(next.ready);
                 self.dispatch_solo(now_ms);
             } else {
-                self.claim(serial, next, now_ms);
+                self.claim(self.warm_or(serial, &next.ready), next, now_ms);
             }
         }
         for need in self.queues.needs() {
@@ -69,6 +73,17 @@ impl Core {
     fn least_loaded(&self) -> Option<u64> {
         let free = self.workers.iter().filter(|(_, worker)| worker.is_free());
         free.min_by_key(|(_, worker)| worker.in_flight).map(|(serial, _)| *serial)
+    }
+
+    /// The worker that ran the last task of the session, if it is hardly busier than this one.
+    fn warm_or(&self, least_loaded: u64, ready: &Ready) -> u64 {
+        let Some(warm) = ready.session.and_then(|session| self.affinity.of(session)) else {
+            return least_loaded;
+        };
+        let in_flight = |serial| self.workers.get(&serial).map_or(0, |worker| worker.in_flight);
+        let is_free = self.workers.get(&warm).is_some_and(Worker::is_free);
+        let is_near = in_flight(warm) <= in_flight(least_loaded) + WARM_IN_FLIGHT_MORE_MAX;
+        if is_free && is_near { warm } else { least_loaded }
     }
 
     /// Gives a task that must run alone to an empty worker, or keeps one worker from filling up
@@ -119,7 +134,11 @@ impl Core {
         }
         self.remember_permits();
         let owner = Owner { instance: self.instance, serial };
-        let claim = Claim { seq: ready.seq, owner, worker_pid, now_ms };
+        let sees = ready.session.map(|session| {
+            self.affinity.ran(session, serial);
+            Bounds::of(&self.config.sessions)
+        });
+        let claim = Claim { seq: ready.seq, owner, worker_pid, now_ms, sees };
         self.store(Op::Claim(claim), Pending::Claim { serial, ready, grant, answer });
     }
 

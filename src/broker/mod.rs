@@ -12,21 +12,24 @@
 //! * [`dispatch`], [`runs`], [`loss`]: tasks on their way to workers and back; [`load`]: how much
 //!   of that there is, for the master.
 //! * [`advance`]: runs of workflows, from one step to the next.
+//! * [`sessions`]: conversations; [`affinity`]: which worker knows them.
 //! * [`calls`]: what running attempts may call, and what came of it; [`cache`], [`reuse`]: who
 //!   needs no call; [`usage`]: what calls took and cost.
 //! * [`schedule`]: tasks that the clock submits.
-//! * [`queue`], [`permits`], [`budget`], [`rules`], [`events`]: the decisions, pure.
+//! * [`queue`], [`permits`], [`budget`], [`rules`], [`conversation`], [`events`]: the decisions, pure.
 //! * [`pending`], [`answers`], [`clock`], [`drain`]: what the store is asked and says, what time brings, how it ends;
 //!   [`pressure`]: what happens when memory is short.
 //! * [`store`]: where tasks live.
 
 mod advance;
+mod affinity;
 mod answers;
 pub(crate) mod budget;
 mod cache;
 mod calls;
 mod clients;
 mod clock;
+pub(crate) mod conversation;
 mod dispatch;
 mod drain;
 mod events;
@@ -49,6 +52,7 @@ mod reuse;
 mod rules;
 mod runs;
 mod schedule;
+mod sessions;
 mod start;
 pub(crate) mod store;
 mod turn;
@@ -166,6 +170,8 @@ pub(crate) struct Core {
     asking: BTreeMap<(Run, u32), calls::Asking>,
     /// Runs of workflows that a worker knows.
     homes: BTreeMap<Seq, advance::Home>,
+    /// Which worker ran each session's last task.
+    affinity: affinity::Affinity,
     /// Somebody waits for a gate to open.
     gated: bool,
     /// What calls have cost today.

@@ -53,6 +53,10 @@ pub(crate) enum Pending {
         queue: Option<String>,
         cleared: u64,
     },
+    ForgetSession {
+        to: ReplyTo,
+        name: String,
+    },
     Promote,
     Expire,
     Prune,

@@ -229,10 +229,10 @@ impl Queues {
         queue.served_at_ms = now_ms;
         queue.turn += TURN / u64::from(queue.settings.weight.max(1));
         self.turn = self.turn.max(queue.turn.saturating_sub(TURN));
-        let Slot { seq, solo, cache_refresh, cache_key, tokens } = slot;
+        let Slot { seq, solo, cache_refresh, cache_key, tokens, session } = slot;
         let gate = name_of(gates, gate).to_owned();
         let needs = Needs { gate, tokens, cache_key, cache_refresh, agent: None };
-        Some(Ready { queue: name.clone(), priority, ord, seq, solo, needs })
+        Some(Ready { queue: name.clone(), priority, ord, seq, solo, needs, session })
     }
 
     /// Forgets a task that was ready and is cancelled.

@@ -66,6 +66,9 @@ impl Core {
             Request::Upgrade { request } => self.ask_master(to, request, Ask::Upgrade),
             Request::Scale { request, size } => self.ask_master(to, request, Ask::Resize(size)),
             Request::Backup { file } => self.backup(to, file),
+            Request::Sessions { limit } => self.read(move |core| core.list_sessions(to, limit)),
+            Request::Session { name } => self.read(move |core| core.show_session(to, name)),
+            Request::SessionClear { name } => self.clear_session(to, name),
         }
     }
 
@@ -146,7 +149,8 @@ impl Core {
         }
         task.needs = self.registry.needs(&task.kind, &task.input)?;
         task.needs.tokens = task.needs.tokens.min(CALL_TOKENS_MAX);
-        if !super::reuse::keeps(&self.config, &task.needs.gate) {
+        // What is said in a session depends on more than its request.
+        if task.session.is_some() || !super::reuse::keeps(&self.config, &task.needs.gate) {
             task.needs.cache_key = None;
         }
         let agent = task.needs.agent.as_ref().and_then(|agent| self.config.agents.get(agent));

@@ -147,6 +147,7 @@ mod tests {
             agent: None,
             parent: None,
             is_run: false,
+            session: None,
         }
     }
 

@@ -78,7 +78,7 @@ impl Core {
         state.permits.extend(grant.as_ref().map(|grant| grant.permit));
         self.run_ids.insert(claimed.id, run.seq);
         self.runs.insert(run.seq, state);
-        let Claimed { id, kind, input, timeout_ms, expect, steps, .. } = claimed;
+        let Claimed { id, kind, input, timeout_ms, expect, steps, history, .. } = claimed;
         let start = Start { run, id, kind, input, timeout_ms };
         if let Some(steps) = steps {
             return self.send_advance(serial, start, steps);
@@ -89,7 +89,8 @@ impl Core {
             self.put_back(run);
             return;
         };
-        if expect.is_some() && link.protocol < 3 {
+        let with = expect.is_some() || history.is_some();
+        if with && link.protocol < 3 {
             return self.put_off(run);
         }
         link.outbox.put(&if link.protocol < 2 {
@@ -98,9 +99,9 @@ impl Core {
             let cached = answer.map(|answer| answer.output.clone());
             let stale = stale.map(|answer| answer.output.clone());
             let begin = Begin { start, grant, calls_max, cached, stale };
-            match expect {
-                None => ToWorker::Begin(begin),
-                expect => ToWorker::BeginWith(BeginWith { begin, expect, history: None }),
+            match with {
+                false => ToWorker::Begin(begin),
+                true => ToWorker::BeginWith(BeginWith { begin, expect, history }),
             }
         });
         self.tell_started(id);
@@ -199,7 +200,8 @@ impl Core {
             && self.runs.get(&run.seq).is_some_and(|state| self.is_awaited(state.facts.id));
         let advance = self.advance_by(run, serial, &next);
         let to = advance.as_ref().map(|by| by.owner.serial);
-        let end = End { run, owner, now_ms: now_ms(), next, awaited, calls, advance };
+        let keep = self.keep_of(run, &next);
+        let end = End { run, owner, now_ms: now_ms(), next, awaited, calls, advance, keep };
         self.store(Op::End(end), Pending::End { run, serial, advance: to });
     }
 

@@ -128,6 +128,7 @@ async fn serve(start: Start) -> io::Result<()> {
         prospects_at_ms: 0,
         asking: BTreeMap::new(),
         homes: BTreeMap::new(),
+        affinity: Default::default(),
         gated: false,
         spent: found.spent.clone(),
         to_master: to_master.clone(),
@@ -257,6 +258,7 @@ fn recover(store: &mut Sqlite, instance: i64) -> Result<Found, StoreError> {
             awaited: false,
             calls: Vec::new(),
             advance: None,
+            keep: None,
         })?;
     }
     let memos = store.memos(oldest_slot(now_ms))?;

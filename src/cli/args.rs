@@ -32,7 +32,7 @@ pub(crate) struct TaskOptions {
     /// Run one at a time, in order, with the lane's other tasks
     #[arg(long, value_name = "NAME")]
     pub(crate) lane: Option<String>,
-    /// A lane that also carries the conversation
+    /// A lane that also carries the conversation: a chat sees what was said in it before
     #[arg(long, value_name = "NAME", conflicts_with = "lane")]
     pub(crate) session: Option<String>,
     /// While a task with this key exists and did not fail, give its id instead of a new task

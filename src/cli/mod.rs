@@ -29,6 +29,7 @@ mod result;
 mod run;
 mod samples;
 mod scale;
+mod session;
 mod sim_llm;
 mod stats;
 mod status;
@@ -161,6 +162,8 @@ enum Verb {
     List(list::ListArgs),
     /// See or steer a queue as a whole
     Queue(queue::QueueArgs),
+    /// See or clear conversations: what --session remembers
+    Session(session::SessionArgs),
     /// Show the daemon: processes, workers, scale, providers
     Info,
     /// Show counters: outcomes, wait and run times
@@ -239,6 +242,7 @@ fn dispatch(cli: Cli, own_kinds: &Registry, out: &mut Out) -> Result<u8, CliErro
         Verb::Wait(args) => wait::run(args, globals, out),
         Verb::List(args) => list::run(args, globals, out),
         Verb::Queue(args) => queue::run(args, globals, out),
+        Verb::Session(args) => session::run(args, globals, out),
         Verb::Info => info::run(globals, out),
         Verb::Stats => stats::run(globals, out),
         Verb::Usage(args) => usage::run(args, globals, out),

@@ -10,7 +10,7 @@
 //! - `layers`, `key`: from text to settings, each with its origin
 //! - `rules`: every key; `kind`: what it may hold; `checks`: what keys may not say together;
 //!   `items`: arrays of sections; `warnings`; `suggest`
-//! - `pool`, `models`, `tools`, `schedule`: the types, and the defaults
+//! - `pool`, `models`, `tools`, `sessions`, `schedule`: the types, and the defaults
 //! - `secret`: reading an API key, at the moment that it is needed
 //! - `show`, `schema`, `starter.toml`: the verbs of `forq config`
 //!
@@ -30,6 +30,7 @@ mod rules;
 mod schedule;
 mod schema;
 mod secret;
+mod sessions;
 mod show;
 pub(crate) mod suggest;
 #[cfg(test)]
@@ -57,6 +58,7 @@ pub use read::read_sources;
 pub use schedule::Schedule;
 pub(crate) use schedule::{cron_of, zone_of};
 pub use schema::schema;
+pub use sessions::{Overflow, Sessions};
 pub use show::{Shown, show, starter};
 pub use tools::{Service, Tool};
 pub use units::{DURATION_MAX, format_duration, parse_duration};
@@ -85,6 +87,8 @@ pub struct Config {
     pub tools: BTreeMap<String, Tool>,
     /// The answers that are kept for equal requests.
     pub cache: Cache,
+    /// What chat tasks of one session see of their conversation, and how long it is kept.
+    pub sessions: Sessions,
     /// The HTTP edge. Reserved: takes effect with the HTTP edge.
     pub http: Http,
     /// Prompts, models, priorities and budgets of agents, by name.

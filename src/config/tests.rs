@@ -95,7 +95,7 @@ const BAD_FILES: &[(&str, &str)] = &[
     ),
     (
         "\"a\\nb\" = 1",
-        "forq.toml line 1: unknown key \"a\\nb\"; allowed here: workers, queue, queues, log, providers, models, tools, cache, http, agents, schedule",
+        "forq.toml line 1: unknown key \"a\\nb\"; allowed here: workers, queue, queues, log, providers, models, tools, cache, sessions, http, agents, schedule",
     ),
     (
         "workers = 3",
@@ -204,6 +204,14 @@ const BAD_FILES: &[(&str, &str)] = &[
     (
         "cache.bytes_max = '17GiB'",
         "forq.toml line 1: cache.bytes_max = \"17GiB\": must be a size from \"0B\" to \"16GiB\"",
+    ),
+    (
+        "sessions.turns_max = 0",
+        "forq.toml line 1: sessions.turns_max = 0: must be a whole number from 1 to 1000",
+    ),
+    (
+        "sessions.overflow = 'summarize'",
+        "forq.toml line 1: sessions.overflow = \"summarize\": must be one of \"drop\", \"summarise\"",
     ),
     (
         "[models.default]\nchain = ['x/m']\nstreaming = 'bufferfirst'\n[providers.x]\nbase_url = 'http://x'",
@@ -315,7 +323,7 @@ fn bad_variables_and_options_are_named() {
         ),
         (
             ("FORQ_STATE__DIR", "/x"),
-            "environment FORQ_STATE__DIR: unknown key state; allowed here: workers, queue, queues, log, providers, models, tools, cache, http, agents, schedule",
+            "environment FORQ_STATE__DIR: unknown key state; allowed here: workers, queue, queues, log, providers, models, tools, cache, sessions, http, agents, schedule",
         ),
     ];
     for (pair, sentence) in table {
@@ -354,6 +362,9 @@ fn the_starter_loads_and_so_does_all_that_it_comments_out() {
     assert_eq!(loaded.config.workers, defaults.workers);
     assert_eq!(loaded.config.queue, Queue { daily_budget: Some(50.0), ..defaults.queue });
     assert_eq!(loaded.config.cache, defaults.cache);
+    let summary_model = loaded.config.sessions.summary_model.clone();
+    assert!(summary_model.is_some());
+    assert_eq!(loaded.config.sessions, Sessions { summary_model, ..defaults.sessions });
     assert_eq!(loaded.config.models["default"].streaming, Streaming::default());
     let tool = &loaded.config.tools["search"];
     assert_eq!(

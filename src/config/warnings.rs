@@ -11,7 +11,7 @@ use super::layers::Settings;
 use super::models::Provider;
 use super::tools::{Service, Tool};
 use super::units::{format_duration, quote};
-use super::{Config, Loaded, Schedule, checks};
+use super::{Config, Loaded, Overflow, Schedule, checks};
 
 /// Headers that carry secrets, in lower case.
 const SECRET_HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "x-api-key"];
@@ -25,6 +25,7 @@ pub(super) fn warnings(config: &Config, settings: &Settings) -> Vec<String> {
     models(config, &mut said);
     timeouts(config, &mut said);
     agents(config, &mut said);
+    sessions(config, &mut said);
     budgets(config, &mut said);
     for (name, tool) in &config.tools {
         tool_warnings(config, &section("tools", name), tool, &mut said);
@@ -183,12 +184,25 @@ fn cut_by_task(config: &Config, key: &Key, provider: &Provider, said: &mut Said<
 fn agents(config: &Config, said: &mut Said<'_>) {
     for (name, agent) in &config.agents {
         let Some(model) = &agent.model else { continue };
-        let is_direct =
-            split_entry(model).is_some_and(|(provider, _)| config.providers.contains_key(provider));
-        if !config.models.contains_key(model) && !is_direct {
-            let reason = format!("there is no [models.NAME] or provider for {}", quote(model));
-            said.about(&section("agents", name).child("model"), &reason);
-        }
+        unknown_model(config, &section("agents", name).child("model"), model, said);
+    }
+}
+
+fn sessions(config: &Config, said: &mut Said<'_>) {
+    let Some(model) = &config.sessions.summary_model else { return };
+    let key = Key::dotted("sessions.summary_model");
+    unknown_model(config, &key, model, said);
+    if config.sessions.overflow == Overflow::Drop {
+        said.about(&key, "has no effect: sessions.overflow = \"drop\" sums nothing up");
+    }
+}
+
+fn unknown_model(config: &Config, key: &Key, model: &str, said: &mut Said<'_>) {
+    let is_direct =
+        split_entry(model).is_some_and(|(provider, _)| config.providers.contains_key(provider));
+    if !config.models.contains_key(model) && !is_direct {
+        let reason = format!("there is no [models.NAME] or provider for {}", quote(model));
+        said.about(key, &reason);
     }
 }
 
@@ -311,6 +325,12 @@ mod tests {
         ),
         ("providers.c = { base_url = 'http://c', timeout = '20m' }", &[]),
         ("cache.bytes_max = 0", &[]),
+        (
+            "[sessions]\nsummary_model = 'nosuch'\noverflow = 'summarise'",
+            &[
+                "line 5: sessions.summary_model: there is no [models.NAME] or provider for \"nosuch\"",
+            ],
+        ),
         (
             "cache.bytes_max = 0\nmodels.default.cache_ttl = '1m'",
             &[

@@ -157,6 +157,22 @@ pub enum Request {
         /// An absolute path that does not exist yet.
         file: String,
     },
+    /// Sessions. Answer: [`Reply::Json`] in the shape of `forq session list --json`.
+    Sessions {
+        /// At most this many.
+        limit: u32,
+    },
+    /// One session and its conversation. Answer: [`Reply::Json`] in the shape of
+    /// `forq session show --json`.
+    Session {
+        /// Which.
+        name: String,
+    },
+    /// Forget a session's conversation. Answer: [`Reply::Done`] with the count of its turns.
+    SessionClear {
+        /// Which.
+        name: String,
+    },
 }
 
 /// Where a follower was: an event's attempt and number.

@@ -58,6 +58,10 @@ pub(super) struct Started {
     pub(super) cancel: Rc<Notify>,
     pub(super) log: Arc<EventLog>,
     pub(super) calls: Calls,
+    /// What its output must be like, as JSON.
+    pub(super) expect: Option<String>,
+    /// The conversation so far, if it is of a session.
+    pub(super) history: Option<Arc<str>>,
 }
 
 impl Held {
@@ -79,8 +83,13 @@ impl Held {
             true => Calls::begin(begin, wake),
             false => Calls::free(begin.calls_max),
         };
-        let started =
-            Started { cancel: Rc::clone(&cancel), log: Arc::clone(&log), calls: calls.clone() };
+        let started = Started {
+            cancel: Rc::clone(&cancel),
+            log: Arc::clone(&log),
+            calls: calls.clone(),
+            expect: None,
+            history: None,
+        };
         self.runs.insert(run, Holding { cancel, log, calls, done: None });
         Some(started)
     }

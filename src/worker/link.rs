@@ -23,7 +23,7 @@ use crate::protocol::calls::Begin;
 use crate::protocol::codec;
 use crate::protocol::frame::take_frame;
 use crate::protocol::link::{Hello, LINK_PROTOCOL, TaskEvent, ToBroker, ToWorker};
-use crate::protocol::steps::Advance;
+use crate::protocol::steps::{Advance, BeginWith};
 
 /// The pause between two tries to reach a broker; the first tries come faster.
 const RECONNECT_MAX: Duration = Duration::from_millis(200);
@@ -155,13 +155,15 @@ impl Link {
 
     fn told(&self, message: ToWorker, state: &Rc<State>, draining: &Cell<bool>) {
         match message {
-            ToWorker::Begin(begin) => self.start(begin, true, state),
+            ToWorker::Begin(begin) => self.start(begin, true, (None, None), state),
             ToWorker::Run(start) => {
                 let begin =
                     Begin { start, grant: None, calls_max: u32::MAX, cached: None, stale: None };
-                self.start(begin, false, state);
+                self.start(begin, false, (None, None), state);
             }
-            ToWorker::BeginWith(with) => self.start_with(with.begin, with.expect, true, state),
+            ToWorker::BeginWith(BeginWith { begin, expect, history }) => {
+                self.start(begin, true, (expect, history), state);
+            }
             ToWorker::Advance(advance) => self.advance(advance, state),
             ToWorker::Answered(answered) => state.held.borrow().answered(answered),
             ToWorker::Cancel(run) => state.held.borrow().cancel(run),
@@ -178,23 +180,21 @@ impl Link {
         }
     }
 
-    fn start(&self, begin: Begin, limited: bool, state: &Rc<State>) {
-        self.start_with(begin, None, limited, state);
-    }
-
-    fn start_with(
+    fn start(
         &self,
         mut begin: Begin,
-        expect: Option<String>,
         limited: bool,
+        (expect, history): (Option<String>, Option<String>),
         state: &Rc<State>,
     ) {
         let started = state.held.borrow_mut().start(&mut begin, limited, &state.wake);
-        let Some(started) = started else { return };
+        let Some(mut started) = started else { return };
+        started.expect = expect;
+        started.history = history.map(Arc::from);
         let (registry, state) = (Rc::clone(&self.registry), Rc::clone(state));
         let output_bytes_max = self.output_bytes_max;
         spawn_local(async move {
-            let done = runner::run(registry, begin.start, expect, started).await;
+            let done = runner::run(registry, begin.start, started).await;
             let done = runner::within_limits(done, output_bytes_max);
             state.held.borrow_mut().finish(done);
             state.wake.changed.notify_one();

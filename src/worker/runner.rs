@@ -19,16 +19,11 @@ use crate::task::ErrorKind;
 /// What is kept of an error's message, which is meant to be a sentence.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
-/// Runs one attempt to its end. `expect`: what its output must be like, as JSON.
-pub(super) async fn run(
-    registry: Rc<Registry>,
-    start: Start,
-    expect: Option<String>,
-    started: Started,
-) -> Done {
-    let Started { cancel, log, calls } = started;
+/// Runs one attempt to its end.
+pub(super) async fn run(registry: Rc<Registry>, start: Start, started: Started) -> Done {
+    let Started { cancel, log, calls, expect, history } = started;
     let (run, timeout_ms, began) = (start.run, start.timeout_ms, Instant::now());
-    let outcome = match begin(&registry, start, expect, log, calls) {
+    let outcome = match begin(&registry, start, expect, log, calls, history) {
         Ok(attempt) => {
             let attempt = AssertUnwindSafe(attempt).catch_unwind();
             let limited = tokio::time::timeout(Duration::from_millis(timeout_ms), attempt);
@@ -74,15 +69,17 @@ fn begin(
     expect: Option<String>,
     sink: Arc<dyn EventSink>,
     calls: Calls,
+    history: Option<Arc<str>>,
 ) -> Result<HandlerFuture, HandlerError> {
     let Some(handler) = registry.get(&start.kind) else {
         return Err(HandlerError::fatal(format!("no handler for the kind '{}'", start.kind)));
     };
     let input = RawValue::from_string(start.input)
         .map_err(|error| HandlerError::input(format!("the input is not JSON: {error}")))?;
-    let context = Context { calls, ..Context::new(start.id, start.run.attempt, sink) };
     let expect = expect.as_deref().map(read_expect).transpose()?;
-    attempt(handler.as_ref(), context.with_expect(expect), input)
+    let (task, number) = (start.id, start.run.attempt);
+    let context = Context { task, attempt: number, sink, calls, expect, history };
+    attempt(handler.as_ref(), context, input)
 }
 
 fn read_expect(json: &str) -> Result<Arc<Expect>, HandlerError> {

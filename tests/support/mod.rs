@@ -2,6 +2,7 @@
 //! would do it.
 //!
 //! * [`daemon`]: the daemon under test. [`processes`]: what `/proc` says of it.
+//! * [`listener`]: a model that remembers what it was asked.
 //! * [`commands`]: inputs of `exec` tasks that leave traces. [`random`]: seeded, so that a
 //!   failure can be had again. [`terminal`]: a pseudo-terminal, and what a user sees on it.
 #![allow(dead_code, unused_imports, reason = "each test binary uses its own part of the harness")]
@@ -16,6 +17,7 @@
 pub(crate) mod commands;
 pub(crate) mod daemon;
 pub(crate) mod http;
+pub(crate) mod listener;
 pub(crate) mod model;
 pub(crate) mod processes;
 pub(crate) mod random;

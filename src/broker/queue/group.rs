@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::broker::conversation::SessionHash;
 use crate::broker::store::{Ord, Ready};
 use crate::handler::Needs;
 use crate::protocol::link::Seq;
@@ -26,12 +27,14 @@ pub(crate) struct Slot {
     pub(super) cache_key: Option<u128>,
     /// That a call will probably take.
     pub(crate) tokens: u64,
+    pub(super) session: Option<SessionHash>,
 }
 
 impl Slot {
     pub(super) fn of(ready: &Ready) -> Self {
         let Needs { tokens, cache_key, cache_refresh, .. } = ready.needs;
-        Self { seq: ready.seq, solo: ready.solo, cache_refresh, cache_key, tokens }
+        let Ready { seq, solo, session, .. } = *ready;
+        Self { seq, solo, cache_refresh, cache_key, tokens, session }
     }
 
     /// Under which an answer may be found that it can use.

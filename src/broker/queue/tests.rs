@@ -5,7 +5,15 @@ use proptest::prelude::*;
 fn ready(queue: &str, priority: u8, at_ms: i64, seq: Seq) -> Ready {
     // Each seq at its own microsecond, as the store does it.
     let needs = Needs::default();
-    Ready { queue: queue.into(), priority, ord: at_ms * 1000 + seq, seq, solo: false, needs }
+    Ready {
+        queue: queue.into(),
+        priority,
+        ord: at_ms * 1000 + seq,
+        seq,
+        solo: false,
+        needs,
+        session: None,
+    }
 }
 
 fn drain(queues: &mut Queues, now_ms: i64) -> Vec<Seq> {

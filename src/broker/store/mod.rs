@@ -3,7 +3,8 @@
 //! * [`sqlite`]: the embedded default, with its [`schema`].
 //! * [`writer`]: the one thread that writes; group commit.
 //! * [`reader`]: the thread for people's reads.
-//! * [`view`], [`tree`], [`usage`]: tasks, runs and accounts as people see them.
+//! * [`view`], [`tree`], [`sessions`], [`usage`]: tasks, runs, conversations and accounts as people
+//!   see them.
 //! * [`reserve`]: the file that is given up when the disk is full.
 //!
 //! A store decides nothing: which task runs next, and what becomes of a failed one, is told to
@@ -12,6 +13,7 @@
 pub(crate) mod reader;
 pub(crate) mod reserve;
 pub(crate) mod schema;
+pub(crate) mod sessions;
 pub(crate) mod sqlite;
 pub(crate) mod tree;
 pub(crate) mod usage;
@@ -21,6 +23,7 @@ pub(crate) mod writer;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::budget::Spent;
+use super::conversation::{Bounds, Keep, SessionHash};
 use super::permits::Memo;
 use crate::handler::Needs;
 use crate::protocol::control::Refusal;
@@ -61,6 +64,11 @@ pub(crate) trait Store: Send {
     /// Forgets tasks that ended before a time, `limit` at a time, and old accounts. Returns how
     /// many tasks.
     fn prune(&mut self, finished_before_ms: i64, limit: u32) -> Result<u32, StoreError>;
+    /// Forgets the conversation of a session; `None` if there is no such session.
+    fn forget_session(&mut self, name: &str, now_ms: i64) -> Result<Option<Forgotten>, StoreError>;
+    /// Forgets the conversations of sessions without a task that waits or runs, the last of which
+    /// ended before a time, `limit` at a time. Returns how many.
+    fn prune_sessions(&mut self, ended_before_ms: i64, limit: u32) -> Result<u32, StoreError>;
     /// The queued tasks of one queue, priority and gate after a position, in order.
     fn refill(&mut self, refill: &Refill) -> Result<Vec<Ready>, StoreError>;
     /// Remembers that a queue is paused; `None` is all of them.
@@ -171,8 +179,10 @@ pub(crate) struct Ready {
     pub(crate) seq: Seq,
     /// It was lost in company too often, and runs alone now.
     pub(crate) solo: bool,
-    /// What it waits for besides a slot.
+    /// What it waits for besides a slot; of a chat in a session, with the tokens of its
+    /// conversation.
     pub(crate) needs: Needs,
+    pub(crate) session: Option<SessionHash>,
 }
 
 #[derive(Debug)]
@@ -181,6 +191,8 @@ pub(crate) struct Claim {
     pub(crate) owner: Owner,
     pub(crate) worker_pid: i32,
     pub(crate) now_ms: i64,
+    /// How much of its session's conversation it sees.
+    pub(crate) sees: Option<Bounds>,
 }
 
 /// A task that was claimed: what its run needs.
@@ -195,6 +207,8 @@ pub(crate) struct Claimed {
     pub(crate) expect: Option<String>,
     /// Of a run: its steps.
     pub(crate) steps: Option<Steps>,
+    /// Of a chat in a session: the conversation so far, as a JSON list of messages.
+    pub(crate) history: Option<String>,
 }
 
 /// What a run's advance is told of its steps.
@@ -229,6 +243,7 @@ pub(crate) struct Facts {
     pub(crate) parent: Option<Seq>,
     /// It is a run itself.
     pub(crate) is_run: bool,
+    pub(crate) session: Option<SessionHash>,
 }
 
 /// A claim that has not ended.
@@ -252,6 +267,8 @@ pub(crate) struct End {
     pub(crate) calls: Vec<Paid>,
     /// Who advances the run that this end wakes, if it can be at once.
     pub(crate) advance: Option<AdvanceBy>,
+    /// What is done with its turn, if it is of a session.
+    pub(crate) keep: Option<Box<Keep>>,
 }
 
 /// A worker that advances a run.
@@ -366,6 +383,17 @@ pub(crate) enum Cancelled {
     Running { seq: Seq },
     /// It is over already.
     Final(State),
+}
+
+/// What came of a session's end.
+#[derive(Debug, Default)]
+pub(crate) struct Forgotten {
+    /// How many turns there were.
+    pub(crate) turns: u64,
+    /// The task that was to sum them up.
+    pub(crate) moved: Option<Box<Moved>>,
+    /// The same, if it runs: the worker must be told.
+    pub(crate) running: Option<Seq>,
 }
 
 /// A task to put back.

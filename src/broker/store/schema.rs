@@ -126,9 +126,27 @@ ALTER TABLE tasks ADD COLUMN stepping INTEGER NOT NULL DEFAULT 0;  -- of a run: 
 ALTER TABLE tasks ADD COLUMN wakes INTEGER NOT NULL DEFAULT 0;     -- of a run: steps that ended during its advance
 ALTER TABLE tasks ADD COLUMN advances INTEGER NOT NULL DEFAULT 0;  -- of a run: starts that were no attempts
 ALTER TABLE tasks ADD COLUMN cost REAL;
+ALTER TABLE tasks ADD COLUMN sums_up INTEGER;                      -- of a session's summary: the last turn that it stands for
 CREATE INDEX tasks_steps ON tasks (parent, ended) WHERE parent IS NOT NULL;
 CREATE INDEX tasks_twins ON tasks (twin) WHERE twin IS NOT NULL;
 CREATE INDEX tasks_blocked ON tasks (queue) WHERE state = 3;
+CREATE TABLE sessions (            -- that have a conversation
+  name TEXT PRIMARY KEY,
+  touched_at INTEGER NOT NULL,     -- when its last task ended
+  tokens INTEGER NOT NULL DEFAULT 0,           -- of the summary and all turns
+  summary TEXT,                    -- of what was before the turns
+  summary_tokens INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sessions_touched ON sessions (touched_at);
+CREATE TABLE turns (
+  session TEXT NOT NULL,
+  n INTEGER NOT NULL,              -- their order; never given twice
+  at INTEGER NOT NULL,
+  tokens INTEGER NOT NULL,
+  continues INTEGER NOT NULL,      -- it answers calls of tools in the turn before it
+  messages TEXT NOT NULL,          -- JSON: what the task said, and its answer
+  PRIMARY KEY (session, n)
+) STRICT;
 ",
 ];
 

@@ -15,7 +15,8 @@ use uuid::Uuid;
 const COLUMNS: &str = "seq, id, kind, queue, priority, state, lane, key, due_at, max_attempts, \
                        attempt, created_at, first_started_at, started_at, finished_at, \
                        usage_in, usage_out, error, worker_pid, gate, tokens, ord, \
-                       cost, step, advances, stepping, \
+                       cost, CASE WHEN sums_up IS NULL THEN step ELSE 'summary' END, \
+                       advances, stepping, \
                        (SELECT id FROM tasks AS run WHERE run.seq = tasks.parent)";
 /// How many they are.
 const COUNT: usize = 27;

@@ -13,8 +13,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::reserve::Reserve;
 use super::{
-    Accepted, Cancelled, Claim, Claimed, Clear, Depth, Due, End, Insert, LastRun, Moved, Ready,
-    Refill, Retried, Retry, Store,
+    Accepted, Cancelled, Claim, Claimed, Clear, Depth, Due, End, Forgotten, Insert, LastRun, Moved,
+    Ready, Refill, Retried, Retry, Store,
 };
 use crate::broker::permits::Memo;
 use crate::protocol::control::Refusal;
@@ -47,7 +47,13 @@ pub(crate) enum Op {
     },
     Prune {
         finished_before_ms: i64,
+        /// Conversations that ended before; absent: they stay.
+        idle_before_ms: Option<i64>,
         limit: u32,
+    },
+    ForgetSession {
+        name: String,
+        now_ms: i64,
     },
     Refill(Refill),
     Pause {
@@ -80,6 +86,7 @@ pub(crate) enum Answer {
     Promoted(Due),
     Expired(Due),
     Pruned(u32),
+    SessionForgotten(Result<Option<Forgotten>, Refusal>),
     Refilled(Vec<Ready>),
     Paused(Result<(), Refusal>),
     Depth(Depth),
@@ -155,6 +162,7 @@ fn must_hold(op: &Op) -> bool {
             | Op::Sync
             | Op::Cancel { .. }
             | Op::Clear(_)
+            | Op::ForgetSession { .. }
             | Op::Retry(_)
             | Op::Pause { .. }
     )

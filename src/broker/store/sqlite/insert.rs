@@ -4,6 +4,7 @@ use rusqlite::OptionalExtension;
 use serde_json::Value;
 
 use super::{Sqlite, code};
+use crate::broker::conversation::{LANE_PREFIX, hash_of};
 use crate::broker::store::schema::INLINE_INPUT_BYTES_MAX;
 use crate::broker::store::{Accepted, Defaults, Insert, Ready, StoreError};
 use crate::protocol::control::{Refusal, RefusalKind};
@@ -131,14 +132,18 @@ impl Sqlite {
             self.db.prepare_cached("INSERT INTO inputs VALUES (?1, ?2)")?.execute((seq, input))?;
         }
         self.count(queue, None, state);
-        let ready = (state == State::Queued).then(|| Ready {
+        let mut ready = (state == State::Queued).then(|| Ready {
             queue: queue.to_owned(),
             priority,
             ord,
             seq,
             solo: false,
             needs: task.needs.clone(),
+            session: lane.as_deref().and_then(hash_of),
         });
+        if task.session.is_some() && ready.is_some() {
+            ready = Some(self.ready(seq)?);
+        }
         let due_at_ms = task.due_at_ms.filter(|_| state == State::Scheduled);
         let expires_at_ms = task.expires_at_ms;
         Ok(Ok(Accepted { id: task.id, state, ready, due_at_ms, expires_at_ms }))
@@ -213,7 +218,7 @@ impl Sqlite {
 /// A lane's name in the store; a session is a lane of its own kind.
 fn lane_of(task: &NewTask) -> Option<String> {
     match (&task.session, &task.lane) {
-        (Some(session), _) => Some(format!("s:{session}")),
+        (Some(session), _) => Some(format!("{LANE_PREFIX}{session}")),
         (None, Some(lane)) => Some(format!("l:{lane}")),
         (None, None) => None,
     }

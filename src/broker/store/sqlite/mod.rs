@@ -4,6 +4,7 @@
 //! * `moves`: claims and their ends, cancel, clear.
 //! * `steps`: runs of workflows and their steps.
 //! * `retry`: failed tasks that are put back, runs that are resumed.
+//! * `sessions`: turns of conversations.
 //! * `clock`: what time moves: promotion, expiry, pruning.
 //! * `memos`: what permits and schedules must not forget.
 //! * `usage`: the accounts.
@@ -15,6 +16,7 @@ mod look;
 mod memos;
 mod moves;
 mod retry;
+mod sessions;
 mod steps;
 mod usage;
 
@@ -28,10 +30,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, OpenFlags, Row};
 
 use super::{
-    Accepted, Cancelled, Claim, Claimed, Clear, Depth, Due, End, Insert, Moved, OpenClaim, Ord,
-    Ready, Refill, Retried, Retry, Store, StoreError, schema,
+    Accepted, Cancelled, Claim, Claimed, Clear, Depth, Due, End, Forgotten, Insert, Moved,
+    OpenClaim, Ord, Ready, Refill, Retried, Retry, Store, StoreError, schema,
 };
 use crate::broker::budget::Spent;
+use crate::broker::conversation::{SessionHash, hash_of};
 use crate::broker::permits::Memo;
 use crate::handler::Needs;
 use crate::protocol::control::Refusal;
@@ -252,6 +255,14 @@ impl Store for Sqlite {
         self.prune_some(finished_before_ms, limit)
     }
 
+    fn forget_session(&mut self, name: &str, now_ms: i64) -> Result<Option<Forgotten>, StoreError> {
+        self.forget_one_session(name, now_ms)
+    }
+
+    fn prune_sessions(&mut self, ended_before_ms: i64, limit: u32) -> Result<u32, StoreError> {
+        self.forget_idle(ended_before_ms, limit)
+    }
+
     fn refill(&mut self, refill: &Refill) -> Result<Vec<Ready>, StoreError> {
         self.read_ready(refill)
     }
@@ -294,9 +305,12 @@ impl Store for Sqlite {
     }
 }
 
-/// The columns that make a [`Ready`], in [`ready_of`]'s order.
-const READY_COLUMNS: &str =
-    "queue, priority, ord, seq, suspect, gate, tokens, cache_key, cache_refresh, agent";
+/// The columns that make a [`Ready`], in [`ready_of`]'s order. A chat sees its session's
+/// conversation, and so that counts for its call, too.
+const READY_COLUMNS: &str = "queue, priority, ord, seq, suspect, gate, \
+     CASE WHEN lane GLOB 's:*' AND kind = 'chat' AND sums_up IS NULL THEN tokens + coalesce( \
+       (SELECT sessions.tokens FROM sessions WHERE sessions.name = substr(tasks.lane, 3)), 0) \
+     ELSE tokens END, cache_key, cache_refresh, agent, lane";
 
 fn ready_of(row: &Row<'_>) -> rusqlite::Result<Ready> {
     ready_at(row, 0)
@@ -318,7 +332,13 @@ fn ready_at(row: &Row<'_>, first: usize) -> rusqlite::Result<Ready> {
             cache_refresh: row.get(first + 8)?,
             agent: row.get(first + 9)?,
         },
+        session: session_at(row, first + 10)?,
     })
+}
+
+/// The session whose lane a column has.
+fn session_at(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<SessionHash>> {
+    Ok(row.get_ref(column)?.as_str_or_null()?.and_then(hash_of))
 }
 
 /// A state as its column has it.

@@ -3,9 +3,9 @@
 use rusqlite::{OptionalExtension, Row};
 
 use super::look::{id_of, state_of};
-use super::{READY_COLUMNS, Sqlite, code, ready_at, ready_of};
+use super::{READY_COLUMNS, Sqlite, code, ready_at, ready_of, session_at};
 use crate::broker::store::{
-    AdvanceBy, Cancelled, Claim, Claimed, Clear, End, Facts, Moved, Next, Owner, Paid, Ready,
+    AdvanceBy, Cancelled, Claim, Claimed, Clear, End, Facts, Moved, Next, Ord, Owner, Paid, Ready,
     StoreError,
 };
 use crate::protocol::link::{Run, Seq};
@@ -13,9 +13,9 @@ use crate::task::{ErrorKind, State, TaskError, TaskId};
 
 /// The columns that make a [`Facts`], in [`facts_of`]'s order.
 pub(super) const FACTS_COLUMNS: &str = "seq, attempt, id, queue, attempt - attempt_at_retry, charged, suspect, max_attempts, \
-     cancel_asked, agent, parent, kind = 'workflow'";
+     cancel_asked, agent, parent, kind = 'workflow', lane";
 /// How many they are.
-pub(super) const FACTS_COUNT: usize = 12;
+pub(super) const FACTS_COUNT: usize = 13;
 
 pub(super) fn facts_of(row: &Row<'_>) -> rusqlite::Result<Facts> {
     Ok(Facts {
@@ -30,6 +30,7 @@ pub(super) fn facts_of(row: &Row<'_>) -> rusqlite::Result<Facts> {
         agent: row.get(9)?,
         parent: row.get(10)?,
         is_run: row.get(11)?,
+        session: session_at(row, 12)?,
     })
 }
 
@@ -44,12 +45,14 @@ pub(super) struct Before {
     /// It is a run that has begun.
     pub(super) stepping: bool,
     pub(super) has_key: bool,
+    /// Of a session's summary: the last turn that it stands for.
+    pub(super) sums_up: Option<Ord>,
 }
 
 pub(super) const BEFORE_COLUMNS: &str =
-    "seq, id, queue, state, lane, parent, stepping = 1, key IS NOT NULL";
+    "seq, id, queue, state, lane, parent, stepping = 1, key IS NOT NULL, sums_up";
 /// How many they are.
-const BEFORE_COUNT: usize = 8;
+pub(super) const BEFORE_COUNT: usize = 9;
 
 pub(super) fn before_of(row: &Row<'_>) -> rusqlite::Result<Before> {
     Ok(Before {
@@ -61,6 +64,7 @@ pub(super) fn before_of(row: &Row<'_>) -> rusqlite::Result<Before> {
         parent: row.get(5)?,
         stepping: row.get(6)?,
         has_key: row.get(7)?,
+        sums_up: row.get(8)?,
     })
 }
 
@@ -75,6 +79,7 @@ pub(super) fn claimed_of(row: &Row<'_>) -> rusqlite::Result<Claimed> {
         timeout_ms: timeout_ms.unsigned_abs(),
         expect: row.get(FACTS_COUNT + 2)?,
         steps: None,
+        history: None,
         facts,
     })
 }
@@ -86,7 +91,8 @@ impl Sqlite {
                worker_pid = ?4, started_at = ?5, first_started_at = coalesce(first_started_at, ?5),
                due_at = NULL, expires_at = NULL, wakes = 0
              WHERE seq = ?1 AND state = 0 AND (expires_at IS NULL OR expires_at > ?5)
-             RETURNING {FACTS_COLUMNS}, kind, timeout_ms, expect, input"
+             RETURNING {FACTS_COLUMNS}, kind, timeout_ms, expect, input,
+               CASE WHEN kind = 'chat' AND sums_up IS NULL THEN lane END"
         );
         let Owner { instance, serial } = claim.owner;
         let parameters = (claim.seq, instance, serial as i64, claim.worker_pid, claim.now_ms);
@@ -94,10 +100,12 @@ impl Sqlite {
             .db
             .prepare_cached(&sql)?
             .query_row(parameters, |row| {
-                Ok((claimed_of(row)?, row.get::<_, Option<String>>(FACTS_COUNT + 3)?))
+                let (input, lane) = (row.get(FACTS_COUNT + 3)?, row.get(FACTS_COUNT + 4)?);
+                Ok((claimed_of(row)?, input, lane))
             })
             .optional()?;
-        let Some((mut claimed, input)) = claimed else { return Ok(None) };
+        let claimed: Option<(Claimed, Option<String>, Option<String>)> = claimed;
+        let Some((mut claimed, input, lane)) = claimed else { return Ok(None) };
         claimed.input = match input {
             Some(input) => input,
             None => self.read_input(claim.seq)?,
@@ -105,6 +113,9 @@ impl Sqlite {
         self.count(&claimed.facts.queue, Some(State::Queued), State::Running);
         if claimed.facts.is_run {
             claimed.steps = Some(self.all_steps(claim.seq)?);
+        }
+        if let (Some(lane), Some(bounds)) = (lane, claim.sees) {
+            claimed.history = self.history(&lane, bounds)?;
         }
         Ok(Some(claimed))
     }
@@ -159,7 +170,7 @@ impl Sqlite {
                 |row| Ok((before_of(row)?, ready_at(row, BEFORE_COUNT)?)),
             )
             .optional()?;
-        let Some((before, ready)) = moved else { return Ok(None) };
+        let Some((mut before, ready)) = moved else { return Ok(None) };
         self.count_end(&before.queue, next);
         self.count_calls(end, ready.needs.agent.as_deref(), &before.queue)?;
         if let Next::RunFailed { blamed, .. } = next {
@@ -170,7 +181,11 @@ impl Sqlite {
         {
             return Ok(Some(moved));
         }
+        let summary = self.keep_turn(&before, &ready, end)?;
+        // Its lane is the summary's now.
+        before.lane = before.lane.filter(|_| summary.is_none());
         let mut moved = self.moved(before, state, end.advance.as_ref(), end.now_ms)?;
+        moved.released.extend(summary);
         moved.ready = (state == State::Queued).then_some(ready);
         moved.due_at_ms = moved.due_at_ms.or(written.due_at_ms);
         Ok(Some(moved))
@@ -239,6 +254,7 @@ impl Sqlite {
         }
         let held_its_lane = before.state != State::Blocked || before.stepping;
         if let Some(lane) = before.lane.as_ref().filter(|_| held_its_lane) {
+            self.end_in_session(lane, before.sums_up, now_ms)?;
             self.release_lane(lane, now_ms, &mut moved)?;
         }
         if before.stepping {
@@ -292,9 +308,7 @@ impl Sqlite {
         let Some(before) = self.before("id = ?1", id.0.as_bytes())? else { return Ok(None) };
         Ok(Some(match before.state {
             State::Running => {
-                self.db
-                    .prepare_cached("UPDATE tasks SET cancel_asked = 1 WHERE seq = ?1")?
-                    .execute([before.seq])?;
+                self.ask_to_cancel(before.seq)?;
                 Cancelled::Running { seq: before.seq }
             }
             state if state.is_final() => Cancelled::Final(state),
@@ -304,6 +318,12 @@ impl Sqlite {
                 now_ms,
             )?)),
         }))
+    }
+
+    pub(super) fn ask_to_cancel(&self, seq: Seq) -> Result<(), StoreError> {
+        let sql = "UPDATE tasks SET cancel_asked = 1 WHERE seq = ?1";
+        self.db.prepare_cached(sql)?.execute([seq])?;
+        Ok(())
     }
 
     pub(super) fn clear_some(&mut self, clear: &Clear) -> Result<Vec<Moved>, StoreError> {
@@ -363,7 +383,7 @@ impl Sqlite {
     }
 
     /// A task as the queue knows it.
-    fn ready(&self, seq: Seq) -> Result<Ready, StoreError> {
+    pub(super) fn ready(&self, seq: Seq) -> Result<Ready, StoreError> {
         let sql = format!("SELECT {READY_COLUMNS} FROM tasks WHERE seq = ?1");
         Ok(self.db.prepare_cached(&sql)?.query_row([seq], ready_of)?)
     }

@@ -8,7 +8,7 @@
 use rusqlite::{OptionalExtension, Row};
 
 use super::moves::{
-    BEFORE_COLUMNS, Before, FACTS_COLUMNS, before_of, cancelled, claimed_of, to_json,
+    BEFORE_COLUMNS, BEFORE_COUNT, Before, FACTS_COLUMNS, before_of, cancelled, claimed_of, to_json,
 };
 use super::{READY_COLUMNS, Sqlite, code, ready_of};
 use crate::broker::store::schema::INLINE_INPUT_BYTES_MAX;
@@ -46,9 +46,10 @@ impl Sqlite {
             .db
             .prepare_cached(&sql)?
             .query_row(parameters, |row| {
-                Ok((before_of(row)?, row.get::<_, u8>(8)?, row.get::<_, u32>(9)?))
+                Ok((before_of(row)?, row.get(BEFORE_COUNT)?, row.get(BEFORE_COUNT + 1)?))
             })
             .optional()?;
+        let parked: Option<(Before, u8, u32)> = parked;
         let Some((before, priority, wakes)) = parked else { return Ok(None) };
         self.count(&before.queue, Some(State::Running), State::Blocked);
         if let Some(moved) = self.cancel_orphan(&before, State::Blocked, end.now_ms)? {
@@ -215,7 +216,7 @@ impl Sqlite {
         Ok(Some(claimed))
     }
 
-    fn read_whole_input(&self, seq: Seq) -> Result<String, StoreError> {
+    pub(super) fn read_whole_input(&self, seq: Seq) -> Result<String, StoreError> {
         let sql = "SELECT coalesce(input, (SELECT input FROM inputs WHERE seq = tasks.seq))
                    FROM tasks WHERE seq = ?1";
         Ok(self.db.prepare_cached(sql)?.query_row([seq], |row| row.get(0))?)
@@ -296,9 +297,7 @@ impl Sqlite {
             if step.state != State::Running {
                 moved.also.push(self.cancel_waiting(step, why, now_ms)?);
             } else if state == State::Cancelled {
-                self.db
-                    .prepare_cached("UPDATE tasks SET cancel_asked = 1 WHERE seq = ?1")?
-                    .execute([step.seq])?;
+                self.ask_to_cancel(step.seq)?;
                 moved.running.push(step.seq);
             }
         }

@@ -90,6 +90,7 @@ fn refused(op: &Op) -> Option<Answer> {
         Op::Claim(_) => Answer::Claimed(Err(DiskFull)),
         Op::Cancel { .. } => Answer::Cancelled(Err(no_room())),
         Op::Clear(_) => Answer::Cleared(Err(no_room())),
+        Op::ForgetSession { .. } => Answer::SessionForgotten(Err(no_room())),
         Op::Retry { .. } => Answer::Retried(Err(no_room())),
         Op::Pause { .. } => Answer::Paused(Err(no_room())),
         Op::Promote { now_ms, .. } => Answer::Promoted(try_later(*now_ms)),

@@ -122,6 +122,14 @@ impl Store for Fake {
         self.step("prune".to_owned()).map(|()| 1)
     }
 
+    fn forget_session(&mut self, _: &str, _: i64) -> Result<Option<Forgotten>, StoreError> {
+        self.step("forget".to_owned()).map(|()| None)
+    }
+
+    fn prune_sessions(&mut self, _: i64, _: u32) -> Result<u32, StoreError> {
+        self.step("prune".to_owned()).map(|()| 0)
+    }
+
     fn refill(&mut self, _refill: &Refill) -> Result<Vec<Ready>, StoreError> {
         Ok(Vec::new())
     }
@@ -268,12 +276,13 @@ fn end_for(seq: i64, awaited: bool) -> Op {
         awaited,
         calls: Vec::new(),
         advance: None,
+        keep: None,
     })
 }
 
 fn claim(seq: i64) -> Op {
     let owner = Owner { instance: 1, serial: 1 };
-    Op::Claim(Claim { seq, owner, worker_pid: 1, now_ms: 0 })
+    Op::Claim(Claim { seq, owner, worker_pid: 1, now_ms: 0, sees: None })
 }
 
 #[track_caller]
@@ -286,6 +295,7 @@ fn assert_refused(answer: &Answer) {
     let (Answer::Inserted(Err(refusal))
     | Answer::Cancelled(Err(refusal))
     | Answer::Cleared(Err(refusal))
+    | Answer::SessionForgotten(Err(refusal))
     | Answer::Retried(Err(refusal))
     | Answer::Paused(Err(refusal))) = answer
     else {
@@ -361,19 +371,20 @@ fn what_people_ask_is_refused_while_not_even_the_reserve_has_room() {
         Op::Clear(clear),
         Op::Retry(Retry { id, redo: None }),
         Op::Pause { queue: None, paused: true },
+        Op::ForgetSession { name: "s".to_owned(), now_ms: 0 },
         Op::Promote { now_ms: 7000, limit: 1 },
         Op::Expire { now_ms: 7000, limit: 1 },
-        Op::Prune { finished_before_ms: 0, limit: 1 },
+        Op::Prune { finished_before_ms: 0, idle_before_ms: None, limit: 1 },
     ]);
     assert!(matches!(bench.next(), Told::DiskFull(true)));
-    let (answers, _) = bench.answers_of(7);
-    answers[..4].iter().for_each(assert_refused);
+    let (answers, _) = bench.answers_of(8);
+    answers[..5].iter().for_each(assert_refused);
     // What time brings is looked at again later.
-    for answer in &answers[4..6] {
+    for answer in &answers[5..7] {
         let (Answer::Promoted(due) | Answer::Expired(due)) = answer else { panic!("{answer:?}") };
         assert!(due.next_at_ms.is_some_and(|at_ms| at_ms > 7000));
     }
-    assert!(matches!(answers[6], Answer::Pruned(0)));
+    assert!(matches!(answers[7], Answer::Pruned(0)));
 }
 
 #[test]

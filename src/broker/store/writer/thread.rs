@@ -127,8 +127,14 @@ impl State {
             Op::Retry(retry) => Answer::Retried(Ok(store.retry(retry)?)),
             Op::Promote { now_ms, limit } => Answer::Promoted(store.promote(*now_ms, *limit)?),
             Op::Expire { now_ms, limit } => Answer::Expired(store.expire(*now_ms, *limit)?),
-            Op::Prune { finished_before_ms, limit } => {
-                Answer::Pruned(store.prune(*finished_before_ms, *limit)?)
+            Op::Prune { finished_before_ms, idle_before_ms, limit } => {
+                let pruned = store.prune(*finished_before_ms, *limit)?;
+                let idle = idle_before_ms.map(|before_ms| store.prune_sessions(before_ms, *limit));
+                // Whichever has more to do.
+                Answer::Pruned(pruned.max(idle.transpose()?.unwrap_or(0)))
+            }
+            Op::ForgetSession { name, now_ms } => {
+                Answer::SessionForgotten(Ok(store.forget_session(name, *now_ms)?))
             }
             Op::Refill(refill) => Answer::Refilled(store.refill(refill)?),
             Op::Pause { queue, paused } => {

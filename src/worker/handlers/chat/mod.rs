@@ -6,6 +6,7 @@
 //! - `route`: which chain of providers that means, pure
 //! - `needs`: what the broker must know of it, pure
 //! - `cached`: an answer that was given before
+//! - `turn`: what a task adds to the conversation of its session, and sees of it, pure
 //! - `chain`: one attempt along the chain, as `walk` decides (pure)
 //! - `asks`: what is said to a model whose answer is not as expected, pure
 //! - `call`: asks one provider, through `client`
@@ -31,6 +32,7 @@ mod route;
 mod tell;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod verdict;
 mod walk;
 
@@ -39,6 +41,7 @@ pub(super) use client::Clients;
 pub(super) use failure::repeated;
 pub(super) use limits::{closed_for, retry_after};
 pub(crate) use route::{Provider, Routes};
+pub(crate) use turn::{SummaryTask, Turn, history, said, summary_of, summary_task, turn_of};
 
 use std::rc::Rc;
 
@@ -57,7 +60,8 @@ use crate::handler::{Context, Handler, HandlerError, HandlerFuture, Needs, Outpu
 /// `model` and `provider` (who answered), `usage`, `finish_reason`, `cached`, `tool_calls` if there
 /// are any, `fallbacks` (`provider`, `model`, `error`) if others were asked before in this attempt,
 /// and `asked` if it took more than one answer. The text is told as it comes; after the event
-/// `{"restarted": {"provider", "reason"}}` it begins anew.
+/// `{"restarted": {"provider", "reason"}}` it begins anew. A task of a session has the conversation
+/// so far between its instructions and what it says.
 pub(crate) struct ChatHandler {
     routes: Routes,
     agents: Agents,
@@ -105,6 +109,9 @@ impl Handler for ChatHandler {
         Box::pin(async move {
             let (chain, Asked { mut request, expect: own, .. }) =
                 read.map_err(HandlerError::input)?;
+            if let Some(history) = &context.history {
+                turn::recall(&mut request, history).map_err(HandlerError::fatal)?;
+            }
             let expect = own.as_ref().or(context.expect.as_ref()).map(|expect| &**expect);
             let cached = context.calls.cached();
             if let Some(output) = cached.and_then(|json| cached::replay(json, expect, &context)) {

@@ -12,7 +12,7 @@ use crate::protocol::calls::CALL_TOKENS_MAX;
 use crate::worker::handlers::key::{half_digest, write_in_order};
 
 /// Tokens of an answer whose request sets no limit.
-const ANSWER_TOKENS: u64 = 512;
+pub(super) const ANSWER_TOKENS: u64 = 512;
 /// Tokens around one message: its role and its ends.
 const MESSAGE_TOKENS: u64 = 4;
 /// ASCII characters to a token; of others each is one.
@@ -55,7 +55,7 @@ pub(super) fn tokens(request: &ChatRequest) -> u64 {
         .min(CALL_TOKENS_MAX)
 }
 
-fn message_tokens(message: &Message) -> u64 {
+pub(super) fn message_tokens(message: &Message) -> u64 {
     let content = match &message.content {
         None => 0,
         Some(Content::Text(text)) => text_tokens(text),
@@ -78,10 +78,22 @@ fn json_tokens(value: &impl Serialize) -> u64 {
     serde_json::to_string(value).map_or(0, |json| text_tokens(&json))
 }
 
-fn text_tokens(text: &str) -> u64 {
+pub(super) fn text_tokens(text: &str) -> u64 {
     let ascii = text.bytes().filter(u8::is_ascii).count() as u64;
     let others = text.chars().count() as u64 - ascii;
     ascii.div_ceil(TOKEN_ASCII) + others
+}
+
+/// So many tokens of a text, or all of it.
+pub(super) fn first_tokens(text: &str, tokens_max: u64) -> &str {
+    let mut left = tokens_max.saturating_mul(TOKEN_ASCII);
+    for (at, char) in text.char_indices() {
+        match left.checked_sub(if char.is_ascii() { 1 } else { TOKEN_ASCII }) {
+            Some(less) => left = less,
+            None => return &text[..at],
+        }
+    }
+    text
 }
 
 /// The same for equal requests in each process and build. Whether it streams makes no difference to

@@ -275,7 +275,7 @@ impl Both {
         }
         let seq = *index.get(&told);
         let owner = Owner { instance: INSTANCE, serial };
-        let claim = Claim { seq, owner, worker_pid: 7, now_ms: self.now_ms };
+        let claim = Claim { seq, owner, worker_pid: 7, now_ms: self.now_ms, sees: None };
         let expected = self.model.claim(&claim);
         let claimed = self.store.claim(&claim).unwrap();
         assert_eq!(claimed.is_some(), expected);
@@ -303,6 +303,7 @@ impl Both {
             awaited: true,
             calls: Vec::new(),
             advance: None,
+            keep: None,
         };
         let expected = self.model.end(&end);
         let moved = self.store.end(&end).unwrap();

@@ -5,6 +5,7 @@ mod histories;
 mod model;
 mod opening;
 mod runs;
+mod sessions;
 mod usage;
 
 use serde_json::value::RawValue;

@@ -210,7 +210,7 @@ fn run_one(store: &mut Sqlite, state: State) {
     let refill = ready_in("tenant-a");
     let ready = store.refill(&refill).unwrap();
     let owner = Owner { instance: 1, serial: 4 };
-    let claim = Claim { seq: ready[0].seq, owner, worker_pid: 77, now_ms: 1500 };
+    let claim = Claim { seq: ready[0].seq, owner, worker_pid: 77, now_ms: 1500, sees: None };
     store.begin(true).unwrap();
     let claimed = store.claim(&claim).unwrap().unwrap();
     let usage = Usage { prompt_tokens: 3, completion_tokens: 4, total_tokens: 7 };
@@ -230,6 +230,7 @@ fn run_one(store: &mut Sqlite, state: State) {
         awaited: true,
         calls: Vec::new(),
         advance: None,
+        keep: None,
     };
     store.end(&end).unwrap().unwrap();
     store.commit().unwrap();
@@ -288,8 +289,16 @@ fn the_work_of_version_1_goes_on(store: &mut Sqlite, tasks: &[TaskView]) {
     store.begin(true).unwrap();
     let next = Next::Succeeded { output: "{}".to_owned(), usage: None };
     let (run, owner) = (claim.facts.run, claim.owner);
-    let end =
-        End { run, owner, now_ms: 9000, next, awaited: true, calls: Vec::new(), advance: None };
+    let end = End {
+        run,
+        owner,
+        now_ms: 9000,
+        next,
+        awaited: true,
+        calls: Vec::new(),
+        advance: None,
+        keep: None,
+    };
     let moved = store.end(&end).unwrap().unwrap();
     store.commit().unwrap();
     assert!(!moved.released.is_empty());
@@ -297,7 +306,7 @@ fn the_work_of_version_1_goes_on(store: &mut Sqlite, tasks: &[TaskView]) {
     let ready = store.refill(&refill).unwrap();
     let owner = Owner { instance: 2, serial: 1 };
     store.begin(true).unwrap();
-    let claim = Claim { seq: ready[0].seq, owner, worker_pid: 1, now_ms: 9000 };
+    let claim = Claim { seq: ready[0].seq, owner, worker_pid: 1, now_ms: 9000, sees: None };
     assert_eq!(store.claim(&claim).unwrap().unwrap().input.len(), 5002);
     store.commit().unwrap();
 }

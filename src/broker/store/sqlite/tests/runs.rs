@@ -76,7 +76,7 @@ impl History {
             return;
         }
         let seq = ready[self.random.below(ready.len())];
-        let claim = Claim { seq, owner: OWNER, worker_pid: 1, now_ms: self.now_ms };
+        let claim = Claim { seq, owner: OWNER, worker_pid: 1, now_ms: self.now_ms, sees: None };
         self.store.begin(true).unwrap();
         let claimed = self.store.claim(&claim).unwrap().unwrap();
         self.store.commit().unwrap();
@@ -99,7 +99,8 @@ impl History {
         let by = AdvanceBy { owner: OWNER, worker_pid: 1, heard };
         let advance = (self.random.below(3) > 0).then_some(by);
         let (now_ms, calls) = (self.now_ms, Vec::new());
-        let end = End { run, owner: OWNER, now_ms, next, awaited: false, calls, advance };
+        let end =
+            End { run, owner: OWNER, now_ms, next, awaited: false, calls, advance, keep: None };
         self.store.begin(false).unwrap();
         let moved = self.store.end(&end).unwrap().expect("it was held");
         self.store.commit().unwrap();

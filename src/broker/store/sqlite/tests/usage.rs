@@ -35,7 +35,7 @@ fn running(store: &mut Sqlite, agent: Option<&str>, queue: &str, now_ms: i64) ->
     let refill = Refill { queue, priority: 5, gate, after: i64::MIN, limit: 1 };
     let seq = store.refill(&refill).unwrap()[0].seq;
     store.begin(true).unwrap();
-    let claim = Claim { seq, owner: OWNER, worker_pid: 1, now_ms };
+    let claim = Claim { seq, owner: OWNER, worker_pid: 1, now_ms, sees: None };
     let claimed = store.claim(&claim).unwrap().unwrap();
     store.commit().unwrap();
     assert_eq!(claimed.facts.agent.as_deref(), agent);
@@ -49,6 +49,7 @@ fn running(store: &mut Sqlite, agent: Option<&str>, queue: &str, now_ms: i64) ->
         awaited: true,
         calls: Vec::new(),
         advance: None,
+        keep: None,
     }
 }
 
