@@ -122,6 +122,29 @@ fn old_turns_are_summed_up() {
 }
 
 #[test]
+fn a_summary_comes_first_whatever_dies_meanwhile() {
+    let model = Listener::start();
+    let sessions = "[sessions]\nturns_max = 1\noverflow = 'summarise'\nsummary_model = 'sim/slow'";
+    let mut daemon = Daemon::start(&config(&model, sessions));
+    let ids = ["one", "two", "three"].map(|prompt| submit(&daemon, "a", prompt));
+    let summary = || {
+        let running = daemon.json_lines(&["list", "--state", "running"]);
+        running.into_iter().find(|task| task["step"] == "summary")
+    };
+    let summary = text(&eventually("it is summed up", SOON, summary), "/id");
+    assert_eq!(daemon.state(&ids[2]), "blocked");
+    daemon.strike(Role::Broker);
+    daemon.until(&summary, "running");
+    daemon.kill_everything();
+    daemon.start_again();
+    daemon.until(&ids[2], "succeeded");
+    assert_eq!(daemon.state(&summary), "succeeded");
+    let last = contents(&model.request(model.requests() - 1));
+    assert!(last[0].contains("user: one") && last[0].contains("user: two"), "{last:?}");
+    assert_eq!(last[1..], ["three"]);
+}
+
+#[test]
 fn a_session_is_shown_cleared_and_unknown() {
     let model = Listener::start();
     let daemon = Daemon::start(&config(&model, ""));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Value, json, pause};
 
 /// Answers `echo PROMPT`; to `refuse` with 400, to `stumble` the first time with 500, to `slow` and
-/// `wait …` after a while, to `hang` never. Its thread ends with the test's process.
+/// `wait …` after a while, to `hang` never; as the model `slow` always after a while. Its thread ends with the test's process.
 pub(crate) struct Listener {
     /// Where its API begins.
     pub(crate) url: String,
@@ -55,6 +55,7 @@ fn serve(stream: TcpStream, heard: &Mutex<Vec<Value>>) {
     while let Some(request) = read(&mut reader) {
         let prompt =
             super::text(request["messages"].as_array().unwrap().last().unwrap(), "/content");
+        let model = super::text(&request, "/model");
         let before = {
             let mut heard = heard.lock().unwrap();
             let before = heard.iter().filter(|known| known["messages"] == request["messages"]);
@@ -62,6 +63,9 @@ fn serve(stream: TcpStream, heard: &Mutex<Vec<Value>>) {
             heard.push(request);
             before
         };
+        if model == "slow" {
+            pause(Duration::from_millis(500));
+        }
         match prompt.split(' ').next().unwrap_or_default() {
             "slow" => pause(Duration::from_millis(500)),
             "wait" => pause(Duration::from_millis(50)),
