@@ -88,7 +88,7 @@ impl Sqlite {
         let queue = task.queue.as_deref().unwrap_or(QUEUE_DEFAULT);
         let priority = task.priority.unwrap_or(PRIORITY_DEFAULT);
         let input = task.input.get();
-        let inline = (input.len() <= INLINE_INPUT_BYTES_MAX).then_some(input);
+        let inline = is_inline(&task.kind, input).then_some(input);
         let inserted = self
             .db
             .prepare_cached(
@@ -213,6 +213,11 @@ impl Sqlite {
             .optional()?;
         Ok(known)
     }
+}
+
+/// Whether an input lies in its task's own row. A run's row is written anew at each of its steps.
+pub(super) fn is_inline(kind: &str, input: &str) -> bool {
+    input.len() <= INLINE_INPUT_BYTES_MAX && kind != "workflow"
 }
 
 /// A lane's name in the store; a session is a lane of its own kind.

@@ -7,11 +7,11 @@
 
 use rusqlite::{OptionalExtension, Row};
 
+use super::insert::is_inline;
 use super::moves::{
     BEFORE_COLUMNS, BEFORE_COUNT, Before, FACTS_COLUMNS, before_of, cancelled, claimed_of, to_json,
 };
 use super::{READY_COLUMNS, Sqlite, code, ready_of};
-use crate::broker::store::schema::INLINE_INPUT_BYTES_MAX;
 use crate::broker::store::{
     AdvanceBy, Claimed, Defaults, End, Moved, Ord, Ready, Steps, StoreError,
 };
@@ -97,7 +97,7 @@ impl Sqlite {
         };
         self.last_seq += 1;
         let (seq, ord) = (self.last_seq, self.next_ord());
-        let inline = (step.input.len() <= INLINE_INPUT_BYTES_MAX).then_some(&step.input);
+        let inline = is_inline(&step.kind, &step.input).then_some(&step.input);
         let timeout_ms = step.timeout_ms.unwrap_or(defaults.timeout_ms);
         let sql = format!(
             "INSERT INTO tasks (seq, id, kind, queue, priority, state, key, ord, timeout_ms,
