@@ -270,3 +270,44 @@ fn a_daemon_that_is_killed_ends_the_run_with_its_reason() {
     assert!(stderr.contains("SIGKILL"), "{stderr}");
     place.assert_clean();
 }
+
+#[test]
+fn a_workflow_tells_its_voice_its_steps_and_what_they_took() {
+    let place = Place::new();
+    let file = place.path("tale.toml");
+    let workflow = r#"
+        name = "tale"
+        voice = "draft"
+        [steps.draft]
+        prompt = "Sum up:\n\nforks and spoons"
+        [steps.count]
+        needs = ["draft"]
+        kind = "exec"
+        input = { argv = ["sh", "-c", "printf the-end; exit $0", "CODE"] }
+        attempts = 1
+    "#;
+    let run = |code: &str| {
+        std::fs::write(&file, workflow.replace("CODE", code)).unwrap();
+        place.run(&["run", arg(&file)])
+    };
+    let output = run("0");
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(stdout.starts_with("[simulated] ") && stdout.ends_with("\n\nthe-end\n"), "{stdout}");
+    for said in
+        ["draft: began", "draft: succeeded after ", "count: succeeded after ", ": 2 steps, "]
+    {
+        assert!(stderr.contains(said), "{said}: {stderr}");
+    }
+    let row = |name: &str| stderr.lines().find(|line| line.starts_with(name)).unwrap();
+    assert!(row("STEP").contains("WAITED") && row("count ").contains("succeeded"), "{stderr}");
+
+    let output = run("3");
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("error: the run failed: ") && stderr.contains("exit code 3"),
+        "{stderr}"
+    );
+    place.assert_clean();
+}

@@ -159,13 +159,15 @@ impl Show {
     }
 
     fn totals(&self, task: &TaskView) -> String {
-        let totals = with(&self.shared, |shown| {
+        let mut totals = with(&self.shared, |shown| {
             // Who came late has not heard of all of them.
             for view in &task.by_step {
                 shown.tree.take(view, 0);
             }
             shown.tree.totals()
         });
+        totals.tokens = task.usage.map_or(totals.tokens, |usage| usage.total_tokens);
+        totals.cost = task.cost.or(totals.cost);
         let took_ms = took_ms(task).unwrap_or_else(|| elapsed_ms(self.began));
         words::of_run(task, took_ms, totals)
     }

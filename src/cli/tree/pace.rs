@@ -19,10 +19,14 @@ pub(super) struct Pace {
 }
 
 impl Pace {
+    /// Before the first byte there is only waiting, which is no pace.
     pub(super) fn take(&mut self, now_ms: u64, bytes: u64) {
         if self.looks.back().is_some_and(|(_, before)| *before > bytes) {
             // The text has begun anew.
             self.looks.clear();
+        }
+        if bytes == 0 {
+            return;
         }
         self.looks.push_back((now_ms, bytes));
         let old = |looks: &VecDeque<(u64, u64)>| {
@@ -65,12 +69,14 @@ mod tests {
     #[test]
     fn a_text_that_begins_anew_has_a_pace_of_its_own() {
         let mut pace = Pace::default();
-        pace.take(0, 0);
-        pace.take(1_000, 4_000);
+        pace.take(0, 10);
+        pace.take(1_000, 4_010);
+        assert_eq!(pace.tokens_per_s(1_000), Some(1_000));
         pace.take(2_000, 0);
-        assert_eq!(pace.tokens_per_s(2_400), None);
-        pace.take(3_000, 40);
-        assert_eq!(pace.tokens_per_s(3_000), Some(10));
+        pace.take(9_000, 40);
+        assert_eq!(pace.tokens_per_s(9_900), None);
+        pace.take(10_000, 80);
+        assert_eq!(pace.tokens_per_s(10_000), Some(10));
     }
 
     #[test]

@@ -57,21 +57,27 @@ fn add_children<'a>(
     rows: &mut Vec<Row>,
 ) {
     let mut steps = children.remove(&parent).unwrap_or_default();
-    steps.sort_by_key(|(_, step)| step.place);
     let name_of = |path: &'a str| match parent {
         Some(parent) => &path[parent.len() + 1..],
         None => path,
     };
+    steps.sort_by_key(|(_, step)| step.place);
     let mut by_name: BTreeMap<&str, Vec<&Step>> = BTreeMap::new();
     for (path, step) in &steps {
         by_name.entry(base_name(name_of(path))).or_default().push(step);
     }
+    // Items stand in the order of their list, where the first of them began.
+    steps.sort_by_key(|(path, step)| {
+        let name = name_of(path);
+        let first = by_name.get(base_name(name)).map_or(step.place, |alike| alike[0].place);
+        (first, number_of(name), step.place)
+    });
+    let mut many = BTreeSet::new();
     for (path, step) in steps {
         let name = name_of(path);
         match by_name.get(base_name(name)) {
             Some(alike) if alike.len() > SIBLINGS_MAX => {
-                // Once, where the first of them stands.
-                if alike[0].place == step.place {
+                if many.insert(base_name(name)) {
                     rows.push(row_of_many(base_name(name), alike, depth, now_ms));
                 }
             }
@@ -81,6 +87,11 @@ fn add_children<'a>(
             }
         }
     }
+}
+
+/// The number of an item or a round: 3 of `scene[3]`, 2 of `table#2`.
+fn number_of(name: &str) -> Option<u64> {
+    name[base_name(name).len()..].trim_matches(['[', ']', '#']).parse().ok()
 }
 
 fn row_of(name: &str, step: &Step, depth: usize, now_ms: u64) -> Row {
@@ -205,6 +216,20 @@ mod tests {
         assert_eq!(names(&tree, 9), expected);
     }
 
+    #[test]
+    fn items_stand_in_the_order_of_their_list() {
+        use State::*;
+        let tree = tree(&[
+            ("s[10]", Running),
+            ("join", Running),
+            ("s[9]", Succeeded),
+            ("s[9]/x", Succeeded),
+            ("s[0]", Succeeded),
+        ]);
+        let expected = [(0, "s[0]"), (0, "s[9]"), (1, "x"), (0, "s[10]"), (0, "join")].map(own);
+        assert_eq!(names(&tree, 9), expected);
+    }
+
     fn own((depth, name): (usize, &str)) -> (usize, String) {
         (depth, name.to_owned())
     }
@@ -246,7 +271,8 @@ mod tests {
         let mut tree = tree(&[("a", State::Succeeded), ("b", State::Failed)]);
         let view = StepView { attempt: 2, ..step("c", State::Running) };
         tree.take(&view, 1_000);
-        tree.take(&StepView { text_bytes: Some(400), ..view }, 2_000);
+        tree.take(&StepView { text_bytes: Some(400), ..view.clone() }, 2_000);
+        tree.take(&StepView { text_bytes: Some(600), ..view }, 3_000);
         let rows = rows(&tree, 9, 3_000).0;
         assert_eq!((rows[0].took_ms, rows[0].mark), (Some(3_200), Mark::Succeeded));
         assert_eq!(rows[0].facts, ["12 tokens"]);
