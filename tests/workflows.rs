@@ -492,7 +492,11 @@ fn events_go_on_behind_any_of_them_without_a_gap_or_a_repeat() {
             .map(|event| text(event, "/view/state"))
             .collect();
         let ends = states.iter().filter(|state| *state == "succeeded").count();
-        assert_eq!((ends, states.last().map(String::as_str)), (1, Some("succeeded")), "{states:?}");
+        assert_eq!(
+            (ends, states.last().map(String::as_str)),
+            (1, Some("succeeded")),
+            "{states:?} of {told:#?}"
+        );
         let texts = of_step.iter().filter(|event| event["type"] == "text");
         let told: String = texts.map(|event| text(event, "/text")).collect();
         let output = daemon.task(&text(step, "/id"));

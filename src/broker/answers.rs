@@ -148,7 +148,7 @@ impl Core {
         self.followed_moved(moved.id);
         if moved.state.is_final() {
             self.tell_final(moved.id, moved.state, run);
-        } else if run.is_some() {
+        } else if run.is_some_and(|run| !run.facts.is_run) {
             self.tell_again(moved.id);
         }
     }

@@ -11,6 +11,7 @@ use super::runs::RunState;
 use super::store::{Ready, view};
 use super::waits::no_such_task;
 use super::{Core, Input};
+use crate::worker::handlers::workflow;
 
 /// One client that follows one task.
 pub(crate) struct Follower {
@@ -104,11 +105,9 @@ impl Core {
         task: Result<Option<TaskView>, Refusal>,
     ) {
         let task = match task {
-            Ok(Some(task)) if task.kind == crate::worker::handlers::workflow::KIND => {
-                for follower in self.take_followers(id, client) {
-                    self.follow_run(follower.to, follower.of_run, &task);
-                }
-                return;
+            Ok(Some(task)) if task.kind == workflow::KIND => {
+                let mine = self.take_followers(id, client);
+                return self.follow_as_run(mine, &task);
             }
             Ok(Some(mut task)) if !task.state.is_final() => {
                 let waits = !self.run_ids.contains_key(&id) && task.state != State::Running;
@@ -136,6 +135,12 @@ impl Core {
         }
     }
 
+    fn follow_as_run(&mut self, followers: Vec<Follower>, task: &TaskView) {
+        for follower in followers {
+            self.follow_run(follower.to, follower.of_run, task);
+        }
+    }
+
     /// Its end may have been told in the meantime: then nobody is left here.
     fn take_followers(&mut self, id: TaskId, client: u64) -> Vec<Follower> {
         let Some(followers) = self.followers.get_mut(&id) else { return Vec::new() };
@@ -150,6 +155,10 @@ impl Core {
     pub(super) fn tell_events(&mut self, id: TaskId) {
         let Some(followers) = self.followers.get_mut(&id) else { return };
         let Some(run) = self.run_ids.get(&id).and_then(|seq| self.runs.get(seq)) else { return };
+        if run.facts.is_run {
+            // Once it is looked at, it is followed as a run.
+            return;
+        }
         let pid = self.workers.get(&run.serial).map_or(0, |worker| worker.pid);
         for follower in followers {
             follower.catch_up(run, pid);
@@ -179,13 +188,21 @@ impl Core {
     /// A task ended.
     pub(super) fn tell_finished(&mut self, id: TaskId, run: Option<&RunState>) {
         let Some(mut followers) = self.followers.remove(&id) else { return };
-        if let Some(run) = run {
+        if let Some(run) = run.filter(|run| !run.facts.is_run) {
             let pid = self.workers.get(&run.serial).map_or(0, |worker| worker.pid);
             followers.iter_mut().for_each(|follower| follower.catch_up(run, pid));
         }
-        let reader = self.reader.clone();
+        let (reader, inputs) = (self.reader.clone(), self.inputs.clone());
         spawn_local(async move {
             let task = reader.ask(move |db| view::task(db, id)).await;
+            if let Ok(Some(task)) = &task
+                && task.kind == workflow::KIND
+            {
+                let task = task.clone();
+                let then = move |core: &mut Core| core.follow_as_run(followers, &task);
+                let _ = inputs.send(Input::Then(Box::new(then)));
+                return;
+            }
             for follower in &mut followers {
                 match &task {
                     Ok(Some(task)) => tell_end(follower, task, false),
