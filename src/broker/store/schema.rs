@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::StoreError;
@@ -168,6 +169,8 @@ pub(crate) fn prepare(db: &mut Connection, path: &str, instance: i64) -> Result<
         return Err(StoreError::Fatal(foreign(path)));
     }
     db.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).map_err(refuse)?;
+    // Or each query that could use a partial index is planned anew for each value.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(refuse)?;
     db.execute_batch(&format!(
         "PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}; PRAGMA cache_size = -4096;
          PRAGMA temp_store = MEMORY; PRAGMA journal_size_limit = 67108864;"

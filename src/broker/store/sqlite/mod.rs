@@ -94,7 +94,7 @@ impl Sqlite {
             StoreError::Fatal(format!("cannot open the database {}: {error}", path.display()))
         })?;
         db.busy_timeout(Duration::from_secs(5))?;
-        db.set_prepared_statement_cache_capacity(64);
+        db.set_prepared_statement_cache_capacity(128);
         schema::prepare(&mut db, &path.display().to_string(), instance)?;
         schema::presize_log(path);
         let now_us = now_us();

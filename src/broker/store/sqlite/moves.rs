@@ -86,26 +86,26 @@ pub(super) fn claimed_of(row: &Row<'_>) -> rusqlite::Result<Claimed> {
 
 impl Sqlite {
     pub(super) fn claim_one(&mut self, claim: &Claim) -> Result<Option<Claimed>, StoreError> {
-        let sql = format!(
-            "UPDATE tasks SET state = 1, attempt = attempt + 1, instance = ?2, serial = ?3,
+        // Not RETURNING: SQLite keeps its rows in a table of their own, and a journal for it.
+        let sql = "UPDATE tasks SET state = 1, attempt = attempt + 1, instance = ?2, serial = ?3,
                worker_pid = ?4, started_at = ?5, first_started_at = coalesce(first_started_at, ?5),
                due_at = NULL, expires_at = NULL, wakes = 0
-             WHERE seq = ?1 AND state = 0 AND (expires_at IS NULL OR expires_at > ?5)
-             RETURNING {FACTS_COLUMNS}, kind, timeout_ms, expect, input,
-               CASE WHEN kind = 'chat' AND sums_up IS NULL THEN lane END"
-        );
+             WHERE seq = ?1 AND state = 0 AND (expires_at IS NULL OR expires_at > ?5)";
         let Owner { instance, serial } = claim.owner;
         let parameters = (claim.seq, instance, serial as i64, claim.worker_pid, claim.now_ms);
-        let claimed = self
-            .db
-            .prepare_cached(&sql)?
-            .query_row(parameters, |row| {
+        if self.db.prepare_cached(sql)?.execute(parameters)? == 0 {
+            return Ok(None);
+        }
+        let sql = format!(
+            "SELECT {FACTS_COLUMNS}, kind, timeout_ms, expect, input,
+               CASE WHEN kind = 'chat' AND sums_up IS NULL THEN lane END
+             FROM tasks WHERE seq = ?1"
+        );
+        let (mut claimed, input, lane): (Claimed, Option<String>, Option<String>) =
+            self.db.prepare_cached(&sql)?.query_row([claim.seq], |row| {
                 let (input, lane) = (row.get(FACTS_COUNT + 3)?, row.get(FACTS_COUNT + 4)?);
                 Ok((claimed_of(row)?, input, lane))
-            })
-            .optional()?;
-        let claimed: Option<(Claimed, Option<String>, Option<String>)> = claimed;
-        let Some((mut claimed, input, lane)) = claimed else { return Ok(None) };
+            })?;
         claimed.input = match input {
             Some(input) => input,
             None => self.read_input(claim.seq)?,
@@ -134,43 +134,40 @@ impl Sqlite {
         }
         let ended = self.next_ord();
         let cost: f64 = end.calls.iter().map(Paid::spent).sum();
-        let sql = format!(
-            "UPDATE tasks SET state = ?5, instance = NULL, serial = NULL,
+        let sql = "UPDATE tasks SET state = ?5, instance = NULL, serial = NULL,
                finished_at = ?6, output = ?7, error = ?8, usage_in = ?9, usage_out = ?10,
                due_at = ?11, charged = coalesce(?12, charged), suspect = coalesce(?13, suspect),
                ended = CASE WHEN parent IS NOT NULL AND ?5 >= 4 THEN ?14 END,
                cost = CASE WHEN ?15 > 0.0 THEN coalesce(cost, 0.0) + ?15 ELSE cost END
-             WHERE seq = ?1 AND state = 1 AND instance = ?2 AND serial = ?3 AND attempt = ?4
-             RETURNING {BEFORE_COLUMNS}, {READY_COLUMNS}"
-        );
+             WHERE seq = ?1 AND state = 1 AND instance = ?2 AND serial = ?3 AND attempt = ?4";
         let next = &end.next;
         let state = next.state();
         let written = Written::of(next);
-        let moved = self
+        let held = self.db.prepare_cached(sql)?.execute(rusqlite::params![
+            end.run.seq,
+            end.owner.instance,
+            end.owner.serial as i64,
+            end.run.attempt,
+            code(state),
+            state.is_final().then_some(end.now_ms),
+            written.output,
+            written.error,
+            written.usage_in,
+            written.usage_out,
+            written.due_at_ms,
+            written.charged,
+            written.suspect,
+            ended,
+            cost,
+        ])?;
+        if held == 0 {
+            return Ok(None);
+        }
+        let sql = format!("SELECT {BEFORE_COLUMNS}, {READY_COLUMNS} FROM tasks WHERE seq = ?1");
+        let (mut before, ready) = self
             .db
             .prepare_cached(&sql)?
-            .query_row(
-                rusqlite::params![
-                    end.run.seq,
-                    end.owner.instance,
-                    end.owner.serial as i64,
-                    end.run.attempt,
-                    code(state),
-                    state.is_final().then_some(end.now_ms),
-                    written.output,
-                    written.error,
-                    written.usage_in,
-                    written.usage_out,
-                    written.due_at_ms,
-                    written.charged,
-                    written.suspect,
-                    ended,
-                    cost,
-                ],
-                |row| Ok((before_of(row)?, ready_at(row, BEFORE_COUNT)?)),
-            )
-            .optional()?;
-        let Some((mut before, ready)) = moved else { return Ok(None) };
+            .query_row([end.run.seq], |row| Ok((before_of(row)?, ready_at(row, BEFORE_COUNT)?)))?;
         self.count_end(&before.queue, next);
         self.count_calls(end, ready.needs.agent.as_deref(), &before.queue)?;
         if let Next::RunFailed { blamed, .. } = next {

@@ -34,23 +34,21 @@ impl Sqlite {
         steps: &[StepTask],
         defaults: &Defaults,
     ) -> Result<Option<Moved>, StoreError> {
-        let sql = format!(
-            "UPDATE tasks SET state = 3, instance = NULL, serial = NULL, stepping = 1,
+        let sql = "UPDATE tasks SET state = 3, instance = NULL, serial = NULL, stepping = 1,
                advances = advances + 1, attempt_at_retry = attempt, charged = 0, suspect = 0
-             WHERE seq = ?1 AND state = 1 AND instance = ?2 AND serial = ?3 AND attempt = ?4
-             RETURNING {BEFORE_COLUMNS}, priority, wakes"
-        );
+             WHERE seq = ?1 AND state = 1 AND instance = ?2 AND serial = ?3 AND attempt = ?4";
         let parameters =
             (end.run.seq, end.owner.instance, end.owner.serial as i64, end.run.attempt);
-        let parked = self
-            .db
-            .prepare_cached(&sql)?
-            .query_row(parameters, |row| {
-                Ok((before_of(row)?, row.get(BEFORE_COUNT)?, row.get(BEFORE_COUNT + 1)?))
-            })
-            .optional()?;
-        let parked: Option<(Before, u8, u32)> = parked;
-        let Some((before, priority, wakes)) = parked else { return Ok(None) };
+        if self.db.prepare_cached(sql)?.execute(parameters)? == 0 {
+            return Ok(None);
+        }
+        let sql = format!("SELECT {BEFORE_COLUMNS}, priority, wakes FROM tasks WHERE seq = ?1");
+        let (before, priority, wakes) =
+            self.db.prepare_cached(&sql)?.query_row([end.run.seq], |row| {
+                let (priority, wakes) =
+                    (row.get(BEFORE_COUNT)?, row.get::<_, u32>(BEFORE_COUNT + 1)?);
+                Ok((before_of(row)?, priority, wakes))
+            })?;
         self.count(&before.queue, Some(State::Running), State::Blocked);
         if let Some(moved) = self.cancel_orphan(&before, State::Blocked, end.now_ms)? {
             return Ok(Some(moved));
@@ -80,40 +78,27 @@ impl Sqlite {
             Some(key) => self.twin_of(step, key)?,
             None => Twin::None,
         };
-        let state = match &twin {
-            Twin::None => State::Queued,
-            Twin::Open(_) => State::Blocked,
-            Twin::Ended(_) => State::Succeeded,
-            Twin::Other(_) => State::Failed,
-        };
-        let error = match &twin {
-            Twin::Other(message) => Some(to_json(&TaskError {
-                kind: ErrorKind::Input,
-                message: message.clone(),
-                retryable: false,
-                cause: None,
-            })),
-            _ => None,
-        };
+        let state = twin.state();
         self.last_seq += 1;
         let (seq, ord) = (self.last_seq, self.next_ord());
         let inline = is_inline(&step.kind, &step.input).then_some(&step.input);
         let timeout_ms = step.timeout_ms.unwrap_or(defaults.timeout_ms);
-        let sql = format!(
-            "INSERT INTO tasks (seq, id, kind, queue, priority, state, key, ord, timeout_ms,
-               max_attempts, created_at, input, gate, tokens, cache_key, cache_refresh, agent,
-               parent, step, expect, twin, ended, finished_at, error, output)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
-               ?18, ?19, ?20, ?21, ?22, ?23, ?24, (SELECT output FROM tasks WHERE seq = ?25))
-             RETURNING {READY_COLUMNS}"
-        );
-        let ready = self.db.prepare_cached(&sql)?.query_row(
-            rusqlite::params![
+        let priority = step.priority.unwrap_or(run.priority);
+        self.db
+            .prepare_cached(
+                "INSERT INTO tasks (seq, id, kind, queue, priority, state, key, ord, timeout_ms,
+                   max_attempts, created_at, input, gate, tokens, cache_key, cache_refresh, agent,
+                   parent, step, expect, twin, ended, finished_at, error, output)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
+                   ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24,
+                   (SELECT output FROM tasks WHERE seq = ?25))",
+            )?
+            .execute(rusqlite::params![
                 seq,
                 step.id.0.as_bytes(),
                 step.kind,
                 run.queue,
-                step.priority.unwrap_or(run.priority),
+                priority,
                 code(state),
                 step.task_key.as_ref().filter(|_| matches!(twin, Twin::None)),
                 ord,
@@ -132,11 +117,9 @@ impl Sqlite {
                 twin.open(),
                 state.is_final().then_some(ord),
                 state.is_final().then_some(now_ms),
-                error,
+                twin.error(),
                 twin.ended(),
-            ],
-            ready_of,
-        )?;
+            ])?;
         if inline.is_none() {
             self.db
                 .prepare_cached("INSERT INTO inputs VALUES (?1, ?2)")?
@@ -144,7 +127,9 @@ impl Sqlite {
         }
         self.count(&run.queue, None, state);
         if state == State::Queued {
-            moved.released.push(ready);
+            let (queue, needs) = (run.queue.clone(), step.needs.clone());
+            let (solo, session) = (false, None);
+            moved.released.push(Ready { queue, priority, ord, seq, solo, needs, session });
         }
         Ok(state.is_final())
     }
@@ -196,15 +181,16 @@ impl Sqlite {
         by: &AdvanceBy,
         now_ms: i64,
     ) -> Result<Option<Claimed>, StoreError> {
-        let sql = format!(
-            "UPDATE tasks SET state = 1, attempt = attempt + 1, instance = ?2, serial = ?3,
+        let sql = "UPDATE tasks SET state = 1, attempt = attempt + 1, instance = ?2, serial = ?3,
                worker_pid = ?4, started_at = ?5, wakes = 0
-             WHERE seq = ?1 AND state = 3 AND stepping = 1
-             RETURNING {FACTS_COLUMNS}, kind, timeout_ms, expect"
-        );
+             WHERE seq = ?1 AND state = 3 AND stepping = 1";
         let parameters = (run, by.owner.instance, by.owner.serial as i64, by.worker_pid, now_ms);
-        let claimed = self.db.prepare_cached(&sql)?.query_row(parameters, claimed_of).optional()?;
-        let Some(mut claimed) = claimed else { return Ok(None) };
+        if self.db.prepare_cached(sql)?.execute(parameters)? == 0 {
+            return Ok(None);
+        }
+        let sql =
+            format!("SELECT {FACTS_COLUMNS}, kind, timeout_ms, expect FROM tasks WHERE seq = ?1");
+        let mut claimed = self.db.prepare_cached(&sql)?.query_row([run], claimed_of)?;
         self.count(&claimed.facts.queue, Some(State::Blocked), State::Running);
         match by.heard {
             Some(heard) => claimed.steps = Some(self.steps_since(run, heard)?),
@@ -395,6 +381,23 @@ enum Twin {
 }
 
 impl Twin {
+    /// Where a step begins whose key is taken like this.
+    fn state(&self) -> State {
+        match self {
+            Twin::None => State::Queued,
+            Twin::Open(_) => State::Blocked,
+            Twin::Ended(_) => State::Succeeded,
+            Twin::Other(_) => State::Failed,
+        }
+    }
+
+    /// Its error as JSON, if it has failed by that.
+    fn error(&self) -> Option<String> {
+        let Twin::Other(message) = self else { return None };
+        let (kind, message) = (ErrorKind::Input, message.clone());
+        Some(to_json(&TaskError { kind, message, retryable: false, cause: None }))
+    }
+
     fn open(&self) -> Option<Seq> {
         match self {
             Twin::Open(seq) => Some(*seq),
