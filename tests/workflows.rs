@@ -530,3 +530,30 @@ fn the_first_text_comes_with_the_first_token() {
     let _ = child.kill();
     let _ = child.wait();
 }
+
+#[test]
+fn a_run_that_grows_too_large_leaves_its_worker_free() {
+    const LIMIT_BYTES: usize = 64 << 10;
+    let one_slot = "[workers]\nmin = 1\nmax = 1\nconcurrency = 1\n";
+    let daemon = Daemon::start(&format!("{one_slot}[queue]\ninput_bytes_max = '64KiB'\n"));
+    let workflow = |bytes: usize| {
+        format!(
+            "name = 'large'\n[steps.a]\nkind = 'exec'\n\
+             input = {{ argv = ['sh', '-c', 'yes | tr -d \"\\n\" | head -c {bytes}'] }}\n\
+             [steps.b]\nneeds = ['a']\nkind = 'noop'\n"
+        )
+    };
+    let file = file(&daemon, &workflow(1000));
+    daemon.until(&submit(&daemon, &file, &[]), "succeeded");
+    let step = daemon.json_lines(&["list", "--steps", "--kind", "exec"]).remove(0);
+    let besides = daemon.task(&text(&step, "/id"))["output"].to_string().len() - 1000;
+    // An output that is just allowed, and too large for its run.
+    std::fs::write(&file, workflow(LIMIT_BYTES - 16 - besides)).unwrap();
+    for _ in 0..2 {
+        let run = daemon.until(&submit(&daemon, &file, &[]), "failed");
+        let message = text(&run, "/error/message");
+        assert!(message.contains("input_bytes_max = 65536"), "{message}");
+    }
+    let after = daemon.ok(&["submit", "noop"]).trim().to_owned();
+    daemon.until(&after, "succeeded");
+}

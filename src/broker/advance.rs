@@ -63,13 +63,8 @@ impl Core {
 
     /// An end is committed that was to wake a run for this worker.
     pub(super) fn advance(&mut self, serial: u64, claimed: Option<Box<Claimed>>) {
-        let Some(claimed) = claimed else {
-            // It was awake already, or it has ended.
-            if let Some(worker) = self.workers.get_mut(&serial) {
-                worker.in_flight = worker.in_flight.saturating_sub(1);
-            }
-            return;
-        };
+        // It was awake already, or it has ended.
+        let Some(claimed) = claimed else { return self.free_slot(serial) };
         let Claimed { id, kind, input, timeout_ms, facts, steps, .. } = *claimed;
         let run = facts.run;
         self.queues.runs(&facts.queue);
@@ -89,6 +84,7 @@ impl Core {
         let bytes = start.input.len() as u64 + steps.news.iter().map(bytes_of).sum::<u64>();
         let limit = self.config.queue.input_bytes_max;
         if bytes > limit {
+            self.free_slot(serial);
             return self.end(run, serial, too_large(bytes, limit));
         }
         let linked = self.workers.get(&serial).and_then(|worker| worker.link.as_ref());
@@ -107,9 +103,7 @@ impl Core {
     pub(super) fn put_off(&mut self, run: Run) {
         let Some(state) = self.runs.get(&run.seq).filter(|state| !state.ending) else { return };
         let (serial, next) = (state.serial, rules::after_put_off(&state.facts, now_ms()));
-        if let Some(worker) = self.workers.get_mut(&serial) {
-            worker.in_flight = worker.in_flight.saturating_sub(1);
-        }
+        self.free_slot(serial);
         self.end(run, serial, next);
     }
 

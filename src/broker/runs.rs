@@ -211,10 +211,15 @@ impl Core {
         let Some(state) = self.runs.get(&run.seq).filter(|state| !state.ending) else { return };
         let (serial, next) =
             (state.serial, self.after(&state.facts.clone(), Outcome::Cancelled, 0));
+        self.free_slot(serial);
+        self.end(run, serial, next);
+    }
+
+    /// A worker holds one claim less.
+    pub(super) fn free_slot(&mut self, serial: u64) {
         if let Some(worker) = self.workers.get_mut(&serial) {
             worker.in_flight = worker.in_flight.saturating_sub(1);
         }
-        self.end(run, serial, next);
     }
 
     fn is_awaited(&self, id: TaskId) -> bool {
