@@ -8,6 +8,7 @@ use crate::broker::store::{
     AdvanceBy, Cancelled, Claim, Claimed, Clear, End, Facts, Moved, Next, Ord, Owner, Paid, Ready,
     StoreError,
 };
+use crate::protocol::calls::CALL_TOKENS_MAX;
 use crate::protocol::link::{Run, Seq};
 use crate::task::{ErrorKind, State, TaskError, TaskId};
 
@@ -411,8 +412,8 @@ impl<'a> Written<'a> {
         match next {
             Next::Succeeded { output, usage } => Self {
                 output: Some(output),
-                usage_in: usage.map(|usage| usage.prompt_tokens as i64),
-                usage_out: usage.map(|usage| usage.completion_tokens as i64),
+                usage_in: usage.map(|usage| tokens(usage.prompt_tokens)),
+                usage_out: usage.map(|usage| tokens(usage.completion_tokens)),
                 ..Self::default()
             },
             Next::Failed { error } | Next::RunFailed { error, .. } | Next::Cancelled { error } => {
@@ -433,6 +434,11 @@ impl<'a> Written<'a> {
             Next::PutBack | Next::Advanced { .. } => Self::default(),
         }
     }
+}
+
+/// As many as count: servers say what they like, and a run's are summed up.
+fn tokens(count: u64) -> i64 {
+    count.min(CALL_TOKENS_MAX).cast_signed()
 }
 
 /// The error of a task that was cancelled.

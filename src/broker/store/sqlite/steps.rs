@@ -15,6 +15,7 @@ use super::{READY_COLUMNS, Sqlite, code, ready_of};
 use crate::broker::store::{
     AdvanceBy, Claimed, Defaults, End, Moved, Ord, Ready, Steps, StoreError,
 };
+use crate::protocol::calls::CALL_TOKENS_MAX;
 use crate::protocol::link::Seq;
 use crate::protocol::steps::{StepEnd, StepNews, StepTask};
 use crate::task::{ErrorKind, State, TaskError};
@@ -256,10 +257,11 @@ impl Sqlite {
         self.db
             .prepare_cached(
                 "UPDATE tasks SET (usage_in, usage_out, cost) =
-                   (SELECT sum(usage_in), sum(usage_out), sum(cost) FROM tasks WHERE parent = ?1)
+                   (SELECT min(sum(usage_in), ?2), min(sum(usage_out), ?2), sum(cost)
+                    FROM tasks WHERE parent = ?1)
                  WHERE seq = ?1",
             )?
-            .execute([run])?;
+            .execute((run, CALL_TOKENS_MAX.cast_signed()))?;
         Ok(())
     }
 

@@ -4,6 +4,7 @@ mod dry_run;
 mod histories;
 mod model;
 mod opening;
+mod resumed;
 mod runs;
 mod sessions;
 mod usage;

@@ -1,0 +1,119 @@
+//! Runs of workflows that are cancelled, retried and forgotten while some of their steps are open.
+
+use super::{DEFAULTS, Sqlite, new_task, submit};
+use crate::broker::store::sqlite::Durability;
+use crate::broker::store::{Claim, End, Moved, Next, Owner, Steps, Store};
+use crate::handler::Needs;
+use crate::protocol::calls::CALL_TOKENS_MAX;
+use crate::protocol::link::{Run, Seq};
+use crate::protocol::steps::StepTask;
+use crate::task::{NewTask, TaskId, Usage};
+
+const OWNER: Owner = Owner { instance: 1, serial: 7 };
+
+struct Played {
+    store: Sqlite,
+    now_ms: i64,
+    _folder: tempfile::TempDir,
+}
+
+impl Played {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(&folder.path().join("a.db"), 1, Durability::Os).unwrap();
+        Self { store, now_ms: 1000, _folder: folder }
+    }
+
+    fn submit(&mut self) -> TaskId {
+        let task = NewTask { kind: "workflow".to_owned(), ..new_task("{}") };
+        submit(&mut self.store, vec![task], self.now_ms).unwrap()[0]
+    }
+
+    fn within<T>(&mut self, step: impl FnOnce(&mut Sqlite) -> T) -> T {
+        self.now_ms += 1;
+        self.store.begin(false).unwrap();
+        let done = step(&mut self.store);
+        self.store.commit().unwrap();
+        done
+    }
+
+    /// Claims a run, or the step of a run with this key; what a run is told of its steps.
+    fn claim(&mut self, seq: Seq) -> (Run, Option<Steps>) {
+        let now_ms = self.now_ms;
+        let claim = Claim { seq, owner: OWNER, worker_pid: 1, now_ms, sees: None };
+        let claimed = self.within(|store| store.claim(&claim)).unwrap().expect("it was queued");
+        (claimed.facts.run, claimed.steps)
+    }
+
+    fn end(&mut self, run: Run, next: Next) -> Moved {
+        let (now_ms, calls) = (self.now_ms, Vec::new());
+        let end = End {
+            run,
+            owner: OWNER,
+            now_ms,
+            next,
+            awaited: false,
+            calls,
+            advance: None,
+            keep: None,
+        };
+        self.within(|store| store.end(&end)).unwrap().expect("it was held")
+    }
+
+    /// Has a run begin these steps, and claims them.
+    fn begin(&mut self, run: Run, steps: &[(&str, &str)]) -> Vec<Run> {
+        let tasks = steps.iter().map(|(key, kind)| step(key, kind)).collect();
+        self.end(run, Next::Advanced { steps: tasks, defaults: DEFAULTS });
+        steps.iter().map(|(key, _)| self.claim(self.seq_of(run.seq, key)).0).collect()
+    }
+
+    fn seq(&self, id: TaskId) -> Seq {
+        let sql = "SELECT seq FROM tasks WHERE id = ?1";
+        self.store.db.query_row(sql, [id.0.as_bytes()], |row| row.get(0)).unwrap()
+    }
+
+    fn seq_of(&self, run: Seq, key: &str) -> Seq {
+        let sql = "SELECT seq FROM tasks WHERE parent = ?1 AND step = ?2";
+        self.store.db.query_row(sql, (run, key), |row| row.get(0)).unwrap()
+    }
+}
+
+fn step(key: &str, kind: &str) -> StepTask {
+    StepTask {
+        id: TaskId::new(),
+        key: key.to_owned(),
+        kind: kind.to_owned(),
+        input: "{}".to_owned(),
+        priority: None,
+        timeout_ms: None,
+        max_attempts: None,
+        task_key: None,
+        expect: None,
+        needs: Needs::default(),
+    }
+}
+
+fn succeeded() -> Next {
+    Next::Succeeded { output: "{}".to_owned(), usage: None }
+}
+
+#[test]
+fn whatever_steps_say_that_they_used_their_run_can_end() {
+    let mut played = Played::new();
+    let id = played.submit();
+    let (run, _) = played.claim(played.seq(id));
+    for step in played.begin(run, &[("a", "noop"), ("b", "noop"), ("c", "noop")]) {
+        let usage = Usage {
+            prompt_tokens: i64::MAX.unsigned_abs(),
+            completion_tokens: u64::MAX,
+            total_tokens: 0,
+        };
+        played.end(step, Next::Succeeded { output: "{}".to_owned(), usage: Some(usage) });
+    }
+    let (run, _) = played.claim(run.seq);
+    played.end(run, succeeded());
+    let view = crate::broker::store::view::task(&played.store.db, id).unwrap().unwrap();
+    let used = view.usage.unwrap();
+    assert_eq!(used.prompt_tokens, CALL_TOKENS_MAX);
+    assert_eq!(used.total_tokens, 2 * CALL_TOKENS_MAX);
+}
