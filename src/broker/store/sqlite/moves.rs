@@ -46,14 +46,16 @@ pub(super) struct Before {
     /// It is a run that has begun.
     pub(super) stepping: bool,
     pub(super) has_key: bool,
+    /// Its cancel was asked for while it ran.
+    pub(super) cancel_asked: bool,
     /// Of a session's summary: the last turn that it stands for.
     pub(super) sums_up: Option<Ord>,
 }
 
 pub(super) const BEFORE_COLUMNS: &str =
-    "seq, id, queue, state, lane, parent, stepping = 1, key IS NOT NULL, sums_up";
+    "seq, id, queue, state, lane, parent, stepping = 1, key IS NOT NULL, sums_up, cancel_asked";
 /// How many they are.
-pub(super) const BEFORE_COUNT: usize = 9;
+pub(super) const BEFORE_COUNT: usize = 10;
 
 pub(super) fn before_of(row: &Row<'_>) -> rusqlite::Result<Before> {
     Ok(Before {
@@ -66,6 +68,7 @@ pub(super) fn before_of(row: &Row<'_>) -> rusqlite::Result<Before> {
         stepping: row.get(6)?,
         has_key: row.get(7)?,
         sums_up: row.get(8)?,
+        cancel_asked: row.get(9)?,
     })
 }
 
@@ -175,7 +178,7 @@ impl Sqlite {
             self.blame(before.seq, blamed)?;
         }
         if !state.is_final()
-            && let Some(moved) = self.cancel_orphan(&before, state, end.now_ms)?
+            && let Some(moved) = self.cancel_instead(&before, state, end.now_ms)?
         {
             return Ok(Some(moved));
         }

@@ -51,7 +51,7 @@ impl Sqlite {
                 Ok((before_of(row)?, priority, wakes))
             })?;
         self.count(&before.queue, Some(State::Running), State::Blocked);
-        if let Some(moved) = self.cancel_orphan(&before, State::Blocked, end.now_ms)? {
+        if let Some(moved) = self.cancel_instead(&before, State::Blocked, end.now_ms)? {
             return Ok(Some(moved));
         }
         let mut moved = Moved::of(before.id, State::Blocked);
@@ -292,22 +292,27 @@ impl Sqlite {
         Ok(())
     }
 
-    /// A step that would run again is cancelled if its run has ended meanwhile: a retry of the run
-    /// puts it back.
-    pub(super) fn cancel_orphan(
+    /// A task that would go on is cancelled if that was asked for while word of its end was on its
+    /// way, and a step if its run has ended meanwhile: a retry of the run puts it back.
+    pub(super) fn cancel_instead(
         &mut self,
-        step: &Before,
+        task: &Before,
         state: State,
         now_ms: i64,
     ) -> Result<Option<Moved>, StoreError> {
-        let Some(run) = step.parent else { return Ok(None) };
+        let why = match task.parent {
+            _ if task.cancel_asked => "cancelled by request",
+            Some(run) if self.has_failed(run)? => "its run has ended",
+            _ => return Ok(None),
+        };
+        let Some(task) = self.before("seq = ?1", task.seq)? else { return Ok(None) };
+        debug_assert_eq!(task.state, state);
+        self.cancel_waiting(task, why, now_ms).map(Some)
+    }
+
+    fn has_failed(&self, run: Seq) -> Result<bool, StoreError> {
         let sql = "SELECT 1 FROM tasks WHERE seq = ?1 AND state > 4";
-        if !self.db.prepare_cached(sql)?.exists([run])? {
-            return Ok(None);
-        }
-        let Some(step) = self.before("seq = ?1", step.seq)? else { return Ok(None) };
-        debug_assert_eq!(step.state, state);
-        self.cancel_waiting(step, "its run has ended", now_ms).map(Some)
+        Ok(self.db.prepare_cached(sql)?.exists([run])?)
     }
 
     /// A task with a key has ended: steps that have the same key have its answer, or one of them

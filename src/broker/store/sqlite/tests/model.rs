@@ -25,6 +25,8 @@ pub(super) struct Task {
     pub(super) attempt: u32,
     pub(super) finished_at_ms: Option<i64>,
     pub(super) owner: Option<Owner>,
+    /// It was to be cancelled while it ran.
+    cancel_asked: bool,
 }
 
 impl Task {
@@ -108,6 +110,7 @@ impl Model {
             attempt: 0,
             finished_at_ms: None,
             owner: None,
+            cancel_asked: false,
         });
         Inserted::New(state)
     }
@@ -136,8 +139,10 @@ impl Model {
         if let Next::RetryAt { due_at_ms, .. } = end.next {
             task.due_at_ms = Some(due_at_ms);
         }
+        let state = end.next.state();
+        let state = if task.cancel_asked && !state.is_final() { State::Cancelled } else { state };
         let index = self.index(end.run.seq);
-        self.become_state(index, end.next.state(), end.now_ms);
+        self.become_state(index, state, end.now_ms);
         true
     }
 
@@ -171,6 +176,7 @@ impl Model {
     pub(super) fn cancel(&mut self, id: TaskId, now_ms: i64) -> Option<State> {
         let index = self.tasks.iter().position(|t| t.id == id)?;
         let before = self.tasks[index].state;
+        self.tasks[index].cancel_asked |= before == State::Running;
         if self.tasks[index].waits() {
             self.become_state(index, State::Cancelled, now_ms);
         }
@@ -205,6 +211,7 @@ impl Model {
         let task = &mut self.tasks[index];
         task.state = if busy { State::Blocked } else { State::Queued };
         task.place = place;
+        task.cancel_asked = false;
         (task.due_at_ms, task.expires_at_ms, task.finished_at_ms) = (None, None, None);
         Some(Retry::Back(task.state))
     }

@@ -1,13 +1,13 @@
 //! Runs of workflows that are cancelled, retried and forgotten while some of their steps are open.
 
 use super::{DEFAULTS, Sqlite, new_task, submit};
-use crate::broker::store::sqlite::Durability;
-use crate::broker::store::{Claim, End, Moved, Next, Owner, Steps, Store};
+use crate::broker::store::sqlite::{Durability, cancelled};
+use crate::broker::store::{Cancelled, Claim, End, Moved, Next, Owner, Steps, Store};
 use crate::handler::Needs;
 use crate::protocol::calls::CALL_TOKENS_MAX;
 use crate::protocol::link::{Run, Seq};
 use crate::protocol::steps::StepTask;
-use crate::task::{NewTask, TaskId, Usage};
+use crate::task::{NewTask, State, TaskId, Usage};
 
 const OWNER: Owner = Owner { instance: 1, serial: 7 };
 
@@ -76,6 +76,17 @@ impl Played {
         let sql = "SELECT seq FROM tasks WHERE parent = ?1 AND step = ?2";
         self.store.db.query_row(sql, (run, key), |row| row.get(0)).unwrap()
     }
+
+    fn cancel(&mut self, id: TaskId) -> Cancelled {
+        let now_ms = self.now_ms;
+        self.within(|store| store.cancel(id, now_ms)).unwrap().unwrap()
+    }
+
+    /// The depth as it is counted is the depth as it is.
+    fn check(&mut self) {
+        let counted = self.store.depth().unwrap().queues;
+        assert_eq!(counted, self.store.read_depth().unwrap().queues, "the depth");
+    }
 }
 
 fn step(key: &str, kind: &str) -> StepTask {
@@ -116,4 +127,21 @@ fn whatever_steps_say_that_they_used_their_run_can_end() {
     let used = view.usage.unwrap();
     assert_eq!(used.prompt_tokens, CALL_TOKENS_MAX);
     assert_eq!(used.total_tokens, 2 * CALL_TOKENS_MAX);
+}
+
+#[test]
+fn a_cancel_that_crosses_an_end_is_not_lost() {
+    let mut played = Played::new();
+    let id = played.submit();
+    let (run, _) = played.claim(played.seq(id));
+    assert!(matches!(played.cancel(id), Cancelled::Running { .. }));
+    let steps = vec![step("a", "noop")];
+    let moved = played.end(run, Next::Advanced { steps, defaults: DEFAULTS });
+    assert_eq!(moved.state, State::Cancelled, "the run waits on");
+    let ids = submit(&mut played.store, vec![new_task("{}")], 0).unwrap();
+    let (task, _) = played.claim(played.seq(ids[0]));
+    played.cancel(ids[0]);
+    let again = Next::RetryAt { due_at_ms: 9999, charged: 1, error: cancelled("a test") };
+    assert_eq!(played.end(task, again).state, State::Cancelled, "a plain task goes on");
+    played.check();
 }
