@@ -45,6 +45,8 @@ pub(super) struct Before {
     pub(super) parent: Option<Seq>,
     /// It is a run that has begun.
     pub(super) stepping: bool,
+    /// It is a run that has steps: it has begun, or is to be resumed.
+    pub(super) has_steps: bool,
     pub(super) has_key: bool,
     /// Its cancel was asked for while it ran.
     pub(super) cancel_asked: bool,
@@ -52,10 +54,10 @@ pub(super) struct Before {
     pub(super) sums_up: Option<Ord>,
 }
 
-pub(super) const BEFORE_COLUMNS: &str =
-    "seq, id, queue, state, lane, parent, stepping = 1, key IS NOT NULL, sums_up, cancel_asked";
+pub(super) const BEFORE_COLUMNS: &str = "seq, id, queue, state, lane, parent, stepping = 1, stepping > 0, key IS NOT NULL, sums_up, \
+     cancel_asked";
 /// How many they are.
-pub(super) const BEFORE_COUNT: usize = 10;
+pub(super) const BEFORE_COUNT: usize = 11;
 
 pub(super) fn before_of(row: &Row<'_>) -> rusqlite::Result<Before> {
     Ok(Before {
@@ -66,9 +68,10 @@ pub(super) fn before_of(row: &Row<'_>) -> rusqlite::Result<Before> {
         lane: row.get(4)?,
         parent: row.get(5)?,
         stepping: row.get(6)?,
-        has_key: row.get(7)?,
-        sums_up: row.get(8)?,
-        cancel_asked: row.get(9)?,
+        has_steps: row.get(7)?,
+        has_key: row.get(8)?,
+        sums_up: row.get(9)?,
+        cancel_asked: row.get(10)?,
     })
 }
 
@@ -258,7 +261,7 @@ impl Sqlite {
             self.end_in_session(lane, before.sums_up, now_ms)?;
             self.release_lane(lane, now_ms, &mut moved)?;
         }
-        if before.stepping {
+        if before.has_steps {
             self.end_steps(before.seq, state, now_ms, &mut moved)?;
         }
         if before.has_key {

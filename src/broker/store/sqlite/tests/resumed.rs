@@ -1,8 +1,12 @@
 //! Runs of workflows that are cancelled, retried and forgotten while some of their steps are open.
 
+use std::collections::BTreeSet;
+
 use super::{DEFAULTS, Sqlite, new_task, submit};
 use crate::broker::store::sqlite::{Durability, cancelled};
-use crate::broker::store::{Cancelled, Claim, End, Moved, Next, Owner, Steps, Store};
+use crate::broker::store::{
+    Cancelled, Claim, End, Moved, Next, Owner, Retried, Retry, Steps, Store,
+};
 use crate::handler::Needs;
 use crate::protocol::calls::CALL_TOKENS_MAX;
 use crate::protocol::link::{Run, Seq};
@@ -82,6 +86,23 @@ impl Played {
         self.within(|store| store.cancel(id, now_ms)).unwrap().unwrap()
     }
 
+    fn retry(&mut self, id: TaskId, redo: Option<&[&str]>) -> Retried {
+        let redo = redo.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
+        let redo: Option<BTreeSet<String>> = redo;
+        self.within(|store| store.retry(&Retry { id, redo })).unwrap().unwrap()
+    }
+
+    /// A run whose first step has failed, and whose second one runs.
+    fn half_failed(&mut self, kind: &str) -> (TaskId, Run, [Run; 2]) {
+        let id = self.submit();
+        let (run, _) = self.claim(self.seq(id));
+        let steps = self.begin(run, &[("a", "noop"), ("b", kind)]);
+        self.end(steps[0], failed());
+        let (run, _) = self.claim(run.seq);
+        self.end(run, run_failed(&["a"]));
+        (id, run, [steps[0], steps[1]])
+    }
+
     /// The depth as it is counted is the depth as it is.
     fn check(&mut self) {
         let counted = self.store.depth().unwrap().queues;
@@ -106,6 +127,15 @@ fn step(key: &str, kind: &str) -> StepTask {
 
 fn succeeded() -> Next {
     Next::Succeeded { output: "{}".to_owned(), usage: None }
+}
+
+fn failed() -> Next {
+    Next::Failed { error: cancelled("a test") }
+}
+
+fn run_failed(blamed: &[&str]) -> Next {
+    let blamed = blamed.iter().map(|key| (*key).to_owned()).collect();
+    Next::RunFailed { error: cancelled("a test"), blamed }
 }
 
 #[test]
@@ -143,5 +173,15 @@ fn a_cancel_that_crosses_an_end_is_not_lost() {
     played.cancel(ids[0]);
     let again = Next::RetryAt { due_at_ms: 9999, charged: 1, error: cancelled("a test") };
     assert_eq!(played.end(task, again).state, State::Cancelled, "a plain task goes on");
+    played.check();
+}
+
+#[test]
+fn a_run_that_is_put_back_and_cancelled_takes_its_steps_along() {
+    let mut played = Played::new();
+    let (id, _, [_, b]) = played.half_failed("noop");
+    assert!(matches!(played.retry(id, None), Retried::Back(_)));
+    let Cancelled::Now(moved) = played.cancel(id) else { panic!("it was queued") };
+    assert_eq!(moved.running, [b.seq], "its step runs on");
     played.check();
 }
