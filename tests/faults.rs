@@ -121,6 +121,8 @@ fn config(model: &Model, large: &Model) -> String {
             let name = name(case, policy);
             let (url, limits) = match case.fault {
                 DEAD => ("http://127.0.0.1:1/v1", short.to_owned()),
+                // In one piece it ends by its size, however long that takes.
+                "endless" if policy == AloneWhole => (&*large.url, format!("{long}'60s'")),
                 "endless" => (&*large.url, format!("{long}'3s'")),
                 "big-chunk" => (&*large.url, format!("{long}'20s'")),
                 _ => (&*model.url, short.to_owned()),
