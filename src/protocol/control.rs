@@ -467,7 +467,7 @@ pub struct QueueCounts {
     pub running: u64,
     /// Waiting for a time.
     pub scheduled: u64,
-    /// Waiting for their lane.
+    /// Waiting for their lane, or for their steps.
     pub blocked: u64,
     /// Whether it is paused.
     pub paused: bool,
