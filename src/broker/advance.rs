@@ -14,7 +14,7 @@ use crate::workflow::Workflow;
 use super::requests::Changes;
 use super::runs::RunState;
 use super::store::view;
-use super::store::{AdvanceBy, Claimed, Next, Ord, Owner, Steps};
+use super::store::{AdvanceBy, Claimed, Facts, Next, Ord, Owner, Steps};
 use super::{Core, Input, now_ms, rules};
 
 /// What a step takes in a run's state besides its output, at most: its key, and how it ended.
@@ -107,6 +107,16 @@ impl Core {
         self.end(run, serial, next);
     }
 
+    pub(super) fn after_run_failed(
+        &self,
+        facts: &Facts,
+        error: TaskError,
+        blamed: Vec<String>,
+    ) -> Next {
+        let heard = self.homes.get(&facts.run.seq).map_or(Ord::MAX, |home| home.heard);
+        Next::RunFailed { error, blamed, heard }
+    }
+
     /// What an advance brought forth goes to the store.
     pub(super) fn after_advance(&self, mut steps: Vec<StepTask>) -> Next {
         for step in &mut steps {
@@ -180,5 +190,5 @@ fn too_large(bytes: u64, limit: u64) -> Next {
          input_bytes_max = {limit}"
     );
     let error = TaskError { kind: ErrorKind::Input, message, retryable: false, cause: None };
-    Next::RunFailed { error, blamed: Vec::new() }
+    Next::RunFailed { error, blamed: Vec::new(), heard: Ord::MAX }
 }

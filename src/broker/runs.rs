@@ -164,7 +164,7 @@ impl Core {
             }
             Outcome::Cancelled | Outcome::Forgotten => rules::after_put_back(facts),
             Outcome::Advanced { steps } => self.after_advance(steps),
-            Outcome::RunFailed { error, blamed } => Next::RunFailed { error, blamed },
+            Outcome::RunFailed { error, blamed } => self.after_run_failed(facts, error, blamed),
             Outcome::Failed { error, retry_after_ms } => {
                 let queue = &self.config.queue;
                 let backoff = Backoff { first: queue.retry_backoff, max: queue.retry_backoff_max };

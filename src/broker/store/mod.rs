@@ -308,8 +308,9 @@ pub(crate) enum Next {
     Succeeded { output: String, usage: Option<Usage> },
     /// Final, without one.
     Failed { error: TaskError },
-    /// The same of a run, whose retry runs the steps with these keys again.
-    RunFailed { error: TaskError, blamed: Vec<String> },
+    /// The same of a run, whose retry runs the steps with these keys again, and those that it has
+    /// not heard of: whose ends came after this place.
+    RunFailed { error: TaskError, blamed: Vec<String>, heard: Ord },
     /// A run that waits for its steps; these are new.
     Advanced { steps: Vec<StepTask>, defaults: Defaults },
     /// Final, on demand.

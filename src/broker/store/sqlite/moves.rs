@@ -177,8 +177,8 @@ impl Sqlite {
             .query_row([end.run.seq], |row| Ok((before_of(row)?, ready_at(row, BEFORE_COUNT)?)))?;
         self.count_end(&before.queue, next);
         self.count_calls(end, ready.needs.agent.as_deref(), &before.queue)?;
-        if let Next::RunFailed { blamed, .. } = next {
-            self.blame(before.seq, blamed)?;
+        if let Next::RunFailed { blamed, heard, .. } = next {
+            self.blame(before.seq, blamed, *heard)?;
         }
         if !state.is_final()
             && let Some(moved) = self.cancel_instead(&before, state, end.now_ms)?
@@ -268,6 +268,9 @@ impl Sqlite {
             self.answer_twins(before.seq, state, now_ms, &mut moved)?;
         }
         if let Some(parent) = before.parent {
+            if state == State::Failed {
+                self.blame_late(before.seq, parent)?;
+            }
             self.wake(parent, advance, now_ms, &mut moved)?;
         }
         Ok(moved)

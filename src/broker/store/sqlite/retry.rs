@@ -7,7 +7,7 @@ use rusqlite::OptionalExtension;
 use super::look::id_of;
 use super::moves::{BEFORE_COLUMNS, Before, before_of};
 use super::{READY_COLUMNS, Sqlite, code, ready_of};
-use crate::broker::store::{Moved, Ready, Retried, Retry, StoreError};
+use crate::broker::store::{Moved, Ord, Ready, Retried, Retry, StoreError};
 use crate::protocol::link::Seq;
 use crate::task::{State, TaskId};
 use crate::workflow::step_of;
@@ -66,13 +66,25 @@ impl Sqlite {
         Ok(self.db.prepare_cached(sql)?.query_row([seq], |row| id_of(row, 0)).optional()?)
     }
 
-    /// Notes which steps a run has failed for.
-    pub(super) fn blame(&mut self, run: Seq, keys: &[String]) -> Result<(), StoreError> {
-        for key in keys {
-            self.db
-                .prepare_cached("UPDATE tasks SET blamed = 1 WHERE parent = ?1 AND step = ?2")?
-                .execute((run, key))?;
-        }
+    /// Notes which steps a run has failed for, or would have, had it heard of them: a retry would
+    /// only fail for these.
+    pub(super) fn blame(&self, run: Seq, keys: &[String], heard: Ord) -> Result<(), StoreError> {
+        // Keys are text: as JSON they are one parameter, and the steps are looked at once.
+        let keys = serde_json::Value::from(keys).to_string();
+        self.db
+            .prepare_cached(
+                "UPDATE tasks SET blamed = 1 WHERE parent = ?1 AND state = 5
+                   AND (ended > ?3 OR step IN (SELECT value FROM json_each(?2)))",
+            )?
+            .execute((run, keys, heard))?;
+        Ok(())
+    }
+
+    /// The same of a step that fails when its run has failed already.
+    pub(super) fn blame_late(&self, step: Seq, run: Seq) -> Result<(), StoreError> {
+        let sql = "UPDATE tasks SET blamed = 1
+                   WHERE seq = ?1 AND (SELECT state FROM tasks WHERE seq = ?2) = 5";
+        self.db.prepare_cached(sql)?.execute((step, run))?;
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use crate::broker::store::{
 use crate::handler::Needs;
 use crate::protocol::calls::CALL_TOKENS_MAX;
 use crate::protocol::link::{Run, Seq};
-use crate::protocol::steps::StepTask;
+use crate::protocol::steps::{StepEnd, StepTask};
 use crate::task::{NewTask, State, TaskId, Usage};
 
 const OWNER: Owner = Owner { instance: 1, serial: 7 };
@@ -98,8 +98,8 @@ impl Played {
         let (run, _) = self.claim(self.seq(id));
         let steps = self.begin(run, &[("a", "noop"), ("b", kind)]);
         self.end(steps[0], failed());
-        let (run, _) = self.claim(run.seq);
-        self.end(run, run_failed(&["a"]));
+        let (run, told) = self.claim(run.seq);
+        self.end(run, run_failed(&["a"], told));
         (id, run, [steps[0], steps[1]])
     }
 
@@ -133,9 +133,9 @@ fn failed() -> Next {
     Next::Failed { error: cancelled("a test") }
 }
 
-fn run_failed(blamed: &[&str]) -> Next {
+fn run_failed(blamed: &[&str], told: Option<Steps>) -> Next {
     let blamed = blamed.iter().map(|key| (*key).to_owned()).collect();
-    Next::RunFailed { error: cancelled("a test"), blamed }
+    Next::RunFailed { error: cancelled("a test"), blamed, heard: told.unwrap().heard }
 }
 
 #[test]
@@ -184,4 +184,52 @@ fn a_run_that_is_put_back_and_cancelled_takes_its_steps_along() {
     let Cancelled::Now(moved) = played.cancel(id) else { panic!("it was queued") };
     assert_eq!(moved.running, [b.seq], "its step runs on");
     played.check();
+}
+
+#[test]
+fn a_retry_also_takes_back_what_failed_after_its_run() {
+    for late in [true, false] {
+        let mut played = Played::new();
+        let id = played.submit();
+        let (run, _) = played.claim(played.seq(id));
+        let steps = played.begin(run, &[("a", "noop"), ("b", "noop")]);
+        played.end(steps[0], failed());
+        let (run, told) = played.claim(run.seq);
+        if late {
+            played.end(run, run_failed(&["a"], told));
+            played.end(steps[1], failed());
+        } else {
+            // During the advance that finds out: it has not heard of it.
+            played.end(steps[1], failed());
+            played.end(run, run_failed(&["a"], told));
+        }
+        played.retry(id, None);
+        let (_, told) = played.claim(run.seq);
+        let told = told.unwrap();
+        assert!(told.news.iter().all(|news| news.end.is_none()), "late {late}: {told:?}");
+        assert_eq!(told.resumed.len(), 2);
+        played.check();
+    }
+}
+
+#[test]
+fn what_the_run_took_in_is_kept_by_a_retry() {
+    let mut played = Played::new();
+    let id = played.submit();
+    let (run, _) = played.claim(played.seq(id));
+    let steps = played.begin(run, &[("a", "noop"), ("b", "noop"), ("c", "noop")]);
+    // The run goes on with a stated output for the first.
+    played.end(steps[0], failed());
+    let (run, _) = played.claim(run.seq);
+    played.end(run, Next::Advanced { steps: Vec::new(), defaults: DEFAULTS });
+    played.end(steps[1], failed());
+    let (run, told) = played.claim(run.seq);
+    played.end(run, run_failed(&["b"], told));
+    played.end(steps[2], succeeded());
+    played.retry(id, None);
+    let told = played.claim(run.seq).1.unwrap();
+    let ends: Vec<_> = told.news.iter().map(|news| (news.key.as_str(), &news.end)).collect();
+    let (failed, done) =
+        (StepEnd::Failed("a test".to_owned()), StepEnd::Succeeded("{}".to_owned()));
+    assert_eq!(ends, [("b", &None), ("a", &Some(failed)), ("c", &Some(done))]);
 }

@@ -126,7 +126,7 @@ impl History {
             0 => Next::PutBack,
             1 => {
                 let blamed = vec![format!("s{}", self.random.below(self.steps as usize + 1))];
-                Next::RunFailed { error: cancelled("a test"), blamed }
+                Next::RunFailed { error: cancelled("a test"), blamed, heard: i64::MAX }
             }
             _ if open.is_empty() && new == 0 => {
                 Next::Succeeded { output: "{}".to_owned(), usage: None }
