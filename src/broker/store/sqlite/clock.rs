@@ -49,8 +49,13 @@ impl Sqlite {
     ) -> Result<u32, StoreError> {
         let old = self.seqs(
             "SELECT seq FROM tasks WHERE finished_at IS NOT NULL AND finished_at < ?1
-               AND parent IS NULL AND NOT EXISTS
-                 (SELECT 1 FROM tasks AS step WHERE step.parent = tasks.seq AND step.ended IS NULL)
+               AND parent IS NULL AND NOT EXISTS (
+                 WITH RECURSIVE within (seq, ended) AS (
+                   SELECT seq, ended FROM tasks AS step WHERE step.parent = tasks.seq
+                   UNION ALL
+                   SELECT step.seq, step.ended
+                   FROM within JOIN tasks AS step ON step.parent = within.seq)
+                 SELECT 1 FROM within WHERE ended IS NULL)
              ORDER BY finished_at LIMIT ?2",
             finished_before_ms,
             limit,

@@ -127,13 +127,25 @@ impl Sqlite {
         drop(query);
         let named = |key: &str| names.contains(step_of(key));
         let again: Vec<_> = found.into_iter().filter(|(_, key, _)| named(key)).collect();
-        if let Some((_, key, _)) = again.iter().find(|(_, _, open)| *open) {
-            return Ok(Some(key.clone()));
+        for (seq, key, open) in &again {
+            if *open || self.has_open_steps(*seq)? {
+                return Ok(Some(key.clone()));
+            }
         }
         for (seq, ..) in again {
             self.forget(seq)?;
         }
         Ok(None)
+    }
+
+    /// Whether something runs on within a run that has ended.
+    fn has_open_steps(&self, run: Seq) -> Result<bool, StoreError> {
+        let sql = "WITH RECURSIVE within (seq, ended) AS (
+                     SELECT seq, ended FROM tasks WHERE parent = ?1
+                     UNION ALL
+                     SELECT tasks.seq, tasks.ended FROM within JOIN tasks ON parent = within.seq)
+                   SELECT 1 FROM within WHERE ended IS NULL LIMIT 1";
+        Ok(self.db.prepare_cached(sql)?.exists([run])?)
     }
 
     /// Forgets a task that has ended, and its steps. Returns how many tasks that were.

@@ -81,6 +81,11 @@ impl Played {
         self.store.db.query_row(sql, (run, key), |row| row.get(0)).unwrap()
     }
 
+    fn state(&self, seq: Seq) -> State {
+        let sql = "SELECT state FROM tasks WHERE seq = ?1";
+        self.store.db.query_row(sql, [seq], |row| super::super::state_of(row, 0)).unwrap()
+    }
+
     fn cancel(&mut self, id: TaskId) -> Cancelled {
         let now_ms = self.now_ms;
         self.within(|store| store.cancel(id, now_ms)).unwrap().unwrap()
@@ -232,4 +237,37 @@ fn what_the_run_took_in_is_kept_by_a_retry() {
     let (failed, done) =
         (StepEnd::Failed("a test".to_owned()), StepEnd::Succeeded("{}".to_owned()));
     assert_eq!(ends, [("b", &None), ("a", &Some(failed)), ("c", &Some(done))]);
+}
+
+#[test]
+fn nothing_that_runs_is_forgotten() {
+    for prunes in [false, true] {
+        let mut played = Played::new();
+        let id = played.submit();
+        let (run, _) = played.claim(played.seq(id));
+        let inner = played.begin(run, &[("inner", "workflow")])[0];
+        let steps = played.begin(inner, &[("a", "noop"), ("b", "noop")]);
+        played.end(steps[0], failed());
+        let (inner, told) = played.claim(inner.seq);
+        played.end(inner, run_failed(&["a"], told));
+        let (run, told) = played.claim(run.seq);
+        played.end(run, run_failed(&["inner"], told));
+        let forget = |played: &mut Played| {
+            if prunes {
+                let before_ms = played.now_ms + 10;
+                played.within(|store| store.prune(before_ms, 100)).unwrap();
+                return;
+            }
+            let retried = played.retry(id, Some(&["inner"]));
+            assert!(matches!(retried, Retried::StillRuns(_) | Retried::Back(_)), "{retried:?}");
+        };
+        forget(&mut played);
+        assert_eq!(played.state(steps[1].seq), State::Running, "prunes {prunes}");
+        played.end(steps[1], succeeded());
+        played.check();
+        forget(&mut played);
+        let left: i64 =
+            played.store.db.query_row("SELECT count(*) FROM tasks", [], |row| row.get(0)).unwrap();
+        assert_eq!(left, i64::from(!prunes));
+    }
 }
