@@ -5,6 +5,9 @@ use crate::broker::store::{Due, Moved, StoreError};
 use crate::protocol::link::Seq;
 use crate::task::State;
 
+/// Steps that are forgotten at once for each task that may be.
+const STEPS_A_TASK: u32 = 8;
+
 impl Sqlite {
     pub(super) fn promote_due(&mut self, now_ms: i64, limit: u32) -> Result<Due, StoreError> {
         let due = self.seqs(
@@ -60,15 +63,17 @@ impl Sqlite {
             finished_before_ms,
             limit,
         )?;
-        // A run's steps are kept as long as the run.
+        // A run's steps are kept as long as the run, and take as long to forget.
+        let mut room = limit.saturating_mul(STEPS_A_TASK);
         for seq in &old {
-            self.forget(*seq)?;
+            room -= self.forget(*seq, room)?;
         }
         let now_ms = super::now_us() / 1000;
         self.prune_usage(now_ms)?;
         let oldest = crate::broker::permits::oldest_slot(now_ms);
         self.db.prepare_cached("DELETE FROM spent WHERE slot < ?1")?.execute([oldest])?;
-        Ok(old.len() as u32)
+        // Whatever was left is found again at once.
+        Ok(if room == 0 { limit } else { old.len() as u32 })
     }
 
     fn seqs(&self, sql: &str, time_ms: i64, limit: u32) -> Result<Vec<Seq>, StoreError> {

@@ -133,7 +133,7 @@ impl Sqlite {
             }
         }
         for (seq, ..) in again {
-            self.forget(seq)?;
+            self.forget(seq, u32::MAX)?;
         }
         Ok(None)
     }
@@ -148,16 +148,21 @@ impl Sqlite {
         Ok(self.db.prepare_cached(sql)?.exists([run])?)
     }
 
-    /// Forgets a task that has ended, and its steps. Returns how many tasks that were.
-    pub(super) fn forget(&mut self, seq: Seq) -> Result<u32, StoreError> {
+    /// Forgets a task that has ended, and its steps before it: so many tasks at most. Returns how
+    /// many.
+    pub(super) fn forget(&self, seq: Seq, tasks_max: u32) -> Result<u32, StoreError> {
         let mut left = vec![seq];
         let mut forgotten = 0;
-        while let Some(seq) = left.pop() {
-            let mut steps = self.db.prepare_cached("SELECT seq FROM tasks WHERE parent = ?1")?;
-            for step in steps.query_map([seq], |row| row.get(0))? {
+        while let Some(seq) = left.last().copied().filter(|_| forgotten < tasks_max) {
+            let sql = "SELECT seq FROM tasks WHERE parent = ?1 LIMIT ?2";
+            let mut steps = self.db.prepare_cached(sql)?;
+            let found = left.len();
+            for step in steps.query_map((seq, tasks_max), |row| row.get(0))? {
                 left.push(step?);
             }
-            drop(steps);
+            if left.len() > found {
+                continue;
+            }
             for sql in [
                 "DELETE FROM tasks WHERE seq = ?1",
                 "DELETE FROM inputs WHERE seq = ?1",
@@ -165,6 +170,7 @@ impl Sqlite {
             ] {
                 self.db.prepare_cached(sql)?.execute([seq])?;
             }
+            left.pop();
             forgotten += 1;
         }
         Ok(forgotten)

@@ -271,3 +271,32 @@ fn nothing_that_runs_is_forgotten() {
         assert_eq!(left, i64::from(!prunes));
     }
 }
+
+#[test]
+fn a_large_run_is_forgotten_piece_by_piece() {
+    const LIMIT: u32 = 10;
+    let mut played = Played::new();
+    let id = played.submit();
+    let (run, _) = played.claim(played.seq(id));
+    let inner = played.begin(run, &[("inner", "workflow")])[0];
+    let keys: Vec<String> = (0..500).map(|n| format!("s[{n}]")).collect();
+    let steps: Vec<(&str, &str)> = keys.iter().map(|key| (key.as_str(), "noop")).collect();
+    for step in played.begin(inner, &steps) {
+        played.end(step, succeeded());
+    }
+    for run in [inner, run] {
+        let (run, _) = played.claim(run.seq);
+        played.end(run, succeeded());
+    }
+    let before_ms = played.now_ms + 1;
+    let (mut left, mut looks) = (502, 0);
+    while left > 0 {
+        let count = played.within(|store| store.prune(before_ms, LIMIT)).unwrap();
+        let sql = "SELECT count(*) FROM tasks";
+        let now: u32 = played.store.db.query_row(sql, [], |row| row.get(0)).unwrap();
+        assert!(left - now <= 8 * LIMIT, "{left} to {now}");
+        assert!(now == 0 || count == LIMIT, "it is looked at again at once");
+        (left, looks) = (now, looks + 1);
+    }
+    assert_eq!(looks, 7);
+}
