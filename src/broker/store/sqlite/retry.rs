@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use rusqlite::OptionalExtension;
 
 use super::look::id_of;
-use super::moves::{BEFORE_COLUMNS, Before, before_of};
+use super::moves::{BEFORE_COLUMNS, Before, before_of, to_json};
+use super::steps::{Twin, key_taken};
 use super::{READY_COLUMNS, Sqlite, code, ready_of};
 use crate::broker::store::{Moved, Ord, Ready, Retried, Retry, StoreError};
 use crate::protocol::link::Seq;
@@ -106,9 +107,59 @@ impl Sqlite {
             self.db.prepare_cached(&sql)?.query_map([run], before_of)?.collect::<Result<_, _>>()?;
         let mut resumed = Vec::with_capacity(steps.len());
         for step in steps {
-            resumed.extend(self.put_back_by_hand(step)?.ready);
+            resumed.extend(self.resume_step(step)?);
         }
         Ok(resumed)
+    }
+
+    /// A step goes back, unless its key stands for another task by now: then it waits for that one's
+    /// answer, or has it.
+    fn resume_step(&mut self, step: Before) -> Result<Option<Ready>, StoreError> {
+        let sql =
+            "SELECT coalesce(key, (SELECT key FROM tasks AS of WHERE of.seq = tasks.twin)), kind
+                   FROM tasks WHERE seq = ?1";
+        let (key, kind): (Option<String>, String) = self
+            .db
+            .prepare_cached(sql)?
+            .query_row([step.seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let twin = match &key {
+            Some(key) => self.twin_of((&kind, &self.read_whole_input(step.seq)?), key)?,
+            None => Twin::None,
+        };
+        let seq = step.seq;
+        match &twin {
+            Twin::None => {
+                let sql = "UPDATE tasks SET key = ?2, twin = NULL WHERE seq = ?1";
+                self.db.prepare_cached(sql)?.execute((seq, key))?;
+                Ok(self.put_back_by_hand(step)?.ready)
+            }
+            Twin::Open(of) => {
+                let queue = step.queue.clone();
+                self.put_back_by_hand(step)?;
+                let sql = "UPDATE tasks SET state = 3, key = NULL, twin = ?2 WHERE seq = ?1";
+                self.db.prepare_cached(sql)?.execute((seq, of))?;
+                self.count(&queue, Some(State::Queued), State::Blocked);
+                Ok(None)
+            }
+            Twin::Ended(of) => {
+                let (ended, now_ms) = (self.next_ord(), super::now_us() / 1000);
+                self.db
+                    .prepare_cached(
+                        "UPDATE tasks SET state = 4, key = NULL, twin = NULL, blamed = 0, ended = ?3,
+                           finished_at = ?4, error = NULL,
+                           output = (SELECT output FROM tasks WHERE seq = ?2)
+                         WHERE seq = ?1",
+                    )?
+                    .execute((seq, of, ended, now_ms))?;
+                self.count(&step.queue, None, State::Succeeded);
+                Ok(None)
+            }
+            Twin::Other(error) => {
+                let sql = "UPDATE tasks SET error = ?2 WHERE seq = ?1";
+                self.db.prepare_cached(sql)?.execute((seq, to_json(&key_taken(error))))?;
+                Ok(None)
+            }
+        }
     }
 
     /// Forgets the steps with these names, that they be run again. The key of one that runs, if

@@ -76,7 +76,7 @@ impl Sqlite {
         moved: &mut Moved,
     ) -> Result<bool, StoreError> {
         let twin = match &step.task_key {
-            Some(key) => self.twin_of(step, key)?,
+            Some(key) => self.twin_of((&step.kind, &step.input), key)?,
             None => Twin::None,
         };
         let state = twin.state();
@@ -136,11 +136,13 @@ impl Sqlite {
     }
 
     /// The task that a step's key stands for already.
-    fn twin_of(&self, step: &StepTask, key: &str) -> Result<Twin, StoreError> {
+    pub(super) fn twin_of(
+        &self,
+        (kind, input): (&str, &str),
+        key: &str,
+    ) -> Result<Twin, StoreError> {
         let Some(known) = self.known("key = ?1 AND state < 5", key)? else { return Ok(Twin::None) };
-        if known.kind != step.kind
-            || !super::insert::same_input(&step.kind, &step.input, &known.input)
-        {
+        if known.kind != kind || !super::insert::same_input(kind, input, &known.input) {
             return Ok(Twin::Other(format!(
                 "the key '{key}' belongs to task {}, which has other content: use another one",
                 known.id
@@ -377,7 +379,7 @@ enum Woken {
 }
 
 /// Whether the key of a step is taken, and by whom.
-enum Twin {
+pub(super) enum Twin {
     None,
     /// By a task that has not ended.
     Open(Seq),
@@ -401,8 +403,7 @@ impl Twin {
     /// Its error as JSON, if it has failed by that.
     fn error(&self) -> Option<String> {
         let Twin::Other(message) = self else { return None };
-        let (kind, message) = (ErrorKind::Input, message.clone());
-        Some(to_json(&TaskError { kind, message, retryable: false, cause: None }))
+        Some(to_json(&key_taken(message)))
     }
 
     fn open(&self) -> Option<Seq> {
@@ -418,6 +419,12 @@ impl Twin {
             _ => None,
         }
     }
+}
+
+/// The error of a step whose key belongs to another task.
+pub(super) fn key_taken(message: &str) -> TaskError {
+    let message = message.to_owned();
+    TaskError { kind: ErrorKind::Input, message, retryable: false, cause: None }
 }
 
 fn news_of(row: &Row<'_>) -> rusqlite::Result<StepNews> {

@@ -300,3 +300,59 @@ fn a_large_run_is_forgotten_piece_by_piece() {
     }
     assert_eq!(looks, 7);
 }
+
+#[test]
+fn a_key_is_one_task_also_after_a_retry() {
+    for heir_has_ended in [false, true] {
+        let mut played = Played::new();
+        let keyed = |key: &str| StepTask { task_key: Some("k".to_owned()), ..step(key, "noop") };
+        let go = |step| Next::Advanced { steps: vec![step], defaults: DEFAULTS };
+        let ids = [played.submit(), played.submit()];
+        let runs = ids.map(|id| played.claim(played.seq(id)).0);
+        played.end(runs[0], go(keyed("a")));
+        let (a, _) = played.claim(played.seq_of(runs[0].seq, "a"));
+        played.end(a, failed());
+        let (run, told) = played.claim(runs[0].seq);
+        played.end(run, run_failed(&["a"], told));
+        // Its key goes to a step of another run.
+        played.end(runs[1], go(keyed("b")));
+        let (b, _) = played.claim(played.seq_of(runs[1].seq, "b"));
+        if heir_has_ended {
+            played.end(b, succeeded());
+        }
+        played.retry(ids[0], None);
+        let told = played.claim(run.seq).1.unwrap();
+        assert!(told.resumed.is_empty(), "it runs a second time");
+        if !heir_has_ended {
+            assert_eq!(played.state(a.seq), State::Blocked);
+            played.end(b, succeeded());
+        }
+        assert_eq!(played.state(a.seq), State::Succeeded);
+        played.check();
+    }
+}
+
+#[test]
+fn a_step_that_waited_for_an_answer_waits_again_after_a_retry() {
+    let mut played = Played::new();
+    let task = NewTask { key: Some("k".to_owned()), ..new_task("{}") };
+    let first = submit(&mut played.store, vec![task], 0).unwrap()[0];
+    let id = played.submit();
+    let (run, _) = played.claim(played.seq(id));
+    let twin = StepTask { task_key: Some("k".to_owned()), ..step("b", "noop") };
+    let steps = vec![step("a", "noop"), twin];
+    played.end(run, Next::Advanced { steps, defaults: DEFAULTS });
+    let (a, _) = played.claim(played.seq_of(run.seq, "a"));
+    played.end(a, failed());
+    let (run, told) = played.claim(run.seq);
+    played.end(run, run_failed(&["a"], told));
+    let b = played.seq_of(run.seq, "b");
+    assert_eq!(played.state(b), State::Cancelled);
+    played.retry(id, None);
+    let told = played.claim(run.seq).1.unwrap();
+    assert_eq!((told.resumed.len(), played.state(b)), (1, State::Blocked));
+    let (first, _) = played.claim(played.seq(first));
+    played.end(first, failed());
+    assert_eq!(played.state(b), State::Queued, "it goes itself");
+    played.check();
+}
