@@ -55,12 +55,20 @@ pub(super) fn within_limits(done: Done, output_bytes_max: u64) -> Done {
             outcome_of(Err(HandlerError::fatal(message)))
         }
         Outcome::Failed { mut error, retry_after_ms } => {
-            error.message.truncate(error.message.floor_char_boundary(MESSAGE_BYTES_MAX));
+            shorten(&mut error.message);
             Outcome::Failed { error, retry_after_ms }
+        }
+        Outcome::RunFailed { mut error, blamed } => {
+            shorten(&mut error.message);
+            Outcome::RunFailed { error, blamed }
         }
         other => other,
     };
     Done { outcome, ..done }
+}
+
+fn shorten(message: &mut String) {
+    message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
 }
 
 fn begin(
@@ -153,10 +161,15 @@ mod tests {
         let Outcome::Failed { error, .. } = limited(output(1001)) else { panic!("it passed") };
         assert_eq!(error.message, "the output has 1001 bytes, more than input_bytes_max = 1000");
         assert!(!error.retryable);
-        let long = HandlerError::retryable("\u{e9}".repeat(MESSAGE_BYTES_MAX));
-        let Outcome::Failed { error, .. } = limited(outcome_of(Err(long))) else { unreachable!() };
+        let long = || HandlerError::retryable("\u{e9}".repeat(MESSAGE_BYTES_MAX));
+        let Outcome::Failed { error, .. } = limited(outcome_of(Err(long()))) else {
+            unreachable!()
+        };
         assert_eq!(error.message.len(), MESSAGE_BYTES_MAX);
         assert!(error.retryable);
+        let run = Outcome::RunFailed { error: long().into_task_error(), blamed: Vec::new() };
+        let Outcome::RunFailed { error, .. } = limited(run) else { unreachable!() };
+        assert_eq!(error.message.len(), MESSAGE_BYTES_MAX);
     }
 
     #[tokio::test(flavor = "current_thread")]
