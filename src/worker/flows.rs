@@ -113,16 +113,12 @@ impl Flows {
                 Vec::new(),
             ));
         }
-        match flow.progress.advance() {
+        match flow.progress.advance(bytes_max) {
             workflow::Advance::Go(steps) => {
                 let steps: Vec<StepTask> = steps
                     .into_iter()
                     .map(|step| task_of(step, registry))
                     .collect::<Result<_, _>>()?;
-                let bytes: usize = steps.iter().map(|step| step.input.len()).sum();
-                if bytes as u64 > bytes_max {
-                    return Err(run_failed(too_much(bytes, steps.len(), bytes_max), Vec::new()));
-                }
                 flow.open += steps.len();
                 if flow.open == 0 {
                     let message = "it waits for nothing: a bug in forq".to_owned();
@@ -206,13 +202,6 @@ fn with_expect(input: &RawValue, expect: &RawValue) -> Box<RawValue> {
     let rest = input.get().trim_start().trim_start_matches('{');
     let text = format!("{{\"expect\":{},{rest}", expect.get());
     RawValue::from_string(text).unwrap_or_else(|_| input.to_owned())
-}
-
-fn too_much(bytes: usize, steps: usize, bytes_max: u64) -> String {
-    format!(
-        "the inputs of its next {steps} steps have {bytes} bytes together, more than \
-         input_bytes_max = {bytes_max}: a lower `concurrency` starts fewer at once"
-    )
 }
 
 fn run_failed(message: String, blamed: Vec<String>) -> Outcome {

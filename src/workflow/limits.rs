@@ -23,5 +23,9 @@ pub(super) const TEMPLATE_STEPS_MAX: u64 = 1_000_000;
 pub(super) const CODE_BYTES_MAX: usize = 8 << 10;
 /// Bytes that one template may bring forth.
 pub(super) const RENDERED_BYTES_MAX: usize = 16 << 20;
+/// Bytes of the idempotency key of a step, as of any task.
+pub(crate) const KEY_BYTES_MAX: usize = 256;
+/// What a task takes on its way besides its texts: names and numbers.
+pub(super) const STEP_OVERHEAD_BYTES: u64 = 128;
 /// Bytes of a name of a workflow, step, input or action.
 pub(super) const NAME_BYTES_MAX: usize = 64;

@@ -14,7 +14,7 @@ use super::definition::{Action, Form, Step};
 use super::fan::{self, FanRun};
 use super::graph;
 use super::key;
-use super::limits::TASKS_MAX;
+use super::limits::{KEY_BYTES_MAX, TASKS_MAX};
 use super::outcome::{List, Outcome, State};
 use super::problem::Problem;
 use super::scope::{Results, Scope};
@@ -37,6 +37,9 @@ pub(crate) struct Progress {
     begun: usize,
     /// Tasks to begin, in this advance.
     pub(super) new: Vec<NewStep>,
+    /// What these take, and may take.
+    new_bytes: u64,
+    bytes_max: u64,
     /// Failures that end the run, by step and number of its task.
     pub(super) fatal: BTreeMap<(usize, usize), Fatal>,
 }
@@ -102,6 +105,8 @@ impl Progress {
             left: runs.len(),
             begun: 0,
             new: Vec::new(),
+            new_bytes: 0,
+            bytes_max: u64::MAX,
             fatal: BTreeMap::new(),
             runs,
             workflow,
@@ -150,8 +155,10 @@ impl Progress {
     }
 
     /// Works out what comes next. The tasks that it gives count as begun. Takes time for what has
-    /// changed since the last time, not for how large the run is.
-    pub(crate) fn advance(&mut self) -> Advance {
+    /// changed since the last time, not for how large the run is. The run fails if the tasks take
+    /// more than `bytes_max`, before they do.
+    pub(crate) fn advance(&mut self, bytes_max: u64) -> Advance {
+        (self.new_bytes, self.bytes_max) = (0, bytes_max);
         while let Some(step) = self.due.pop_first() {
             if let Err(problem) = self.turn(step) {
                 let message = self.workflow.problem_at(&problem);
@@ -258,7 +265,6 @@ impl Progress {
             return Ok(());
         }
         let scope = scope.value();
-        let key = step.key.as_ref().map(|key| workflow.templates.text(key, &scope)).transpose()?;
         let new = NewStep {
             key: key::of(step, number),
             kind: action.kind.clone(),
@@ -266,12 +272,37 @@ impl Progress {
             priority: action.priority,
             timeout_ms: action.timeout_ms,
             max_attempts: action.attempts,
-            task_key: key,
+            task_key: self.task_key(step, &scope)?,
             expect: action.expect.clone(),
         };
+        self.new_bytes += new.bytes();
+        if self.new_bytes > self.bytes_max {
+            let message = self.too_much();
+            self.fatal.insert((i, number), Fatal { message, key: None });
+            return Ok(());
+        }
         self.new.push(new);
         self.mark(i, number);
         Ok(())
+    }
+
+    fn task_key(&self, step: &Step, scope: &Value) -> Result<Option<String>, Problem> {
+        let Some(key) = &step.key else { return Ok(None) };
+        let key = self.workflow.templates.text(key, scope)?;
+        if key.is_empty() || key.len() > KEY_BYTES_MAX {
+            let message = format!("must have 1 to {KEY_BYTES_MAX} bytes, and has {}", key.len());
+            return Err(Problem::new(&format!("steps.{}.key", step.name), message));
+        }
+        Ok(Some(key))
+    }
+
+    fn too_much(&self) -> String {
+        let steps = self.new.len() + 1;
+        format!(
+            "its next steps are too large: {steps} of them have {} bytes together, more than \
+             input_bytes_max = {}: a lower `concurrency` starts fewer at once",
+            self.new_bytes, self.bytes_max
+        )
     }
 
     /// What a step's templates see.

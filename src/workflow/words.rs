@@ -2,6 +2,8 @@
 
 use serde_json::value::RawValue;
 
+use super::limits::STEP_OVERHEAD_BYTES;
+
 /// How a task has ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
@@ -36,4 +38,13 @@ pub(crate) struct NewStep {
     pub(crate) task_key: Option<String>,
     /// What its answer must be like, for `Expect::read`.
     pub(crate) expect: Option<Box<RawValue>>,
+}
+
+impl NewStep {
+    /// What it takes on its way.
+    pub(super) fn bytes(&self) -> u64 {
+        let expect = self.expect.as_ref().map_or(0, |expect| expect.get().len());
+        let key = self.task_key.as_ref().map_or(0, String::len);
+        (self.input.get().len() + expect + key) as u64 + STEP_OVERHEAD_BYTES
+    }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Run, input};
+use super::{Advance, Run, input};
 
 fn scenes(more: &str) -> String {
     format!(
@@ -138,4 +138,33 @@ fn a_run_has_so_many_tasks() {
         }
     }
     assert_eq!(run.failure().0, "steps.one_more: a run has at most 10000 tasks");
+}
+
+#[test]
+fn what_begins_at_once_is_bounded_before_it_takes_room() {
+    let file = "name = 'n'\n[inputs]\nbook = {}\n[steps.each]\nkind = 'http'\n\
+                for_each = 'range(10000)'\nmax = 10000\ninput = { url = '{{ inputs.book }}' }\n";
+    let mut run = Run::of(file, json!({ "book": "x".repeat(1 << 20) }));
+    let Advance::Failed { message, .. } = run.progress.advance(16 << 20) else { panic!("it went") };
+    assert!(message.contains("16 of them have 16") && message.contains("concurrency"), "{message}");
+    // What is expected of each answer is told with each step.
+    let expects = "expect = { schema = { description = 'LONG' } }\ninput =";
+    let expects = file.replace("input =", &expects.replace("LONG", &"x".repeat(30_000)));
+    let mut run = Run::of(&expects, json!({ "book": "x" }));
+    assert!(matches!(run.progress.advance(16 << 20), Advance::Failed { .. }));
+}
+
+#[test]
+fn the_key_of_a_step_is_no_longer_than_that_of_any_task() {
+    let file = "name = 'n'\n[inputs]\nk = {}\n[steps.a]\nkind = 'noop'\nkey = '{{ inputs.k }}'\n";
+    for (bytes, fits) in [(0, false), (1, true), (256, true), (257, false)] {
+        let mut run = Run::of(file, json!({ "k": "x".repeat(bytes) }));
+        match run.progress.advance(u64::MAX) {
+            Advance::Go(new) => assert!(fits && new.len() == 1, "{bytes}"),
+            Advance::Failed { message, .. } => {
+                assert!(!fits && message.contains("steps.a.key"), "{bytes}: {message}");
+            }
+            done => panic!("{done:?}"),
+        }
+    }
 }

@@ -81,7 +81,7 @@ impl Run {
 
     /// The tasks that begin now.
     pub(super) fn go(&mut self) -> Vec<NewStep> {
-        match self.progress.advance() {
+        match self.progress.advance(u64::MAX) {
             Advance::Go(new) => new,
             other => panic!("{other:?}"),
         }
@@ -105,14 +105,14 @@ impl Run {
     }
 
     pub(super) fn output(&mut self) -> Value {
-        match self.progress.advance() {
+        match self.progress.advance(u64::MAX) {
             Advance::Done { output } => serde_json::from_str(output.get()).unwrap(),
             other => panic!("{other:?}"),
         }
     }
 
     pub(super) fn failure(&mut self) -> (String, Vec<String>) {
-        match self.progress.advance() {
+        match self.progress.advance(u64::MAX) {
             Advance::Failed { message, blamed } => (message, blamed),
             other => panic!("{other:?}"),
         }
