@@ -58,7 +58,7 @@ impl Core {
     fn advances(&self, serial: u64) -> bool {
         let worker = self.workers.get(&serial).filter(|worker| worker.takes_tasks());
         let link = worker.filter(|worker| !worker.solo).and_then(|worker| worker.link.as_ref());
-        link.is_some_and(|link| link.protocol >= 3)
+        link.is_some_and(|link| link.protocol >= 3 && link.reads())
     }
 
     /// An end is committed that was to wake a run for this worker.

@@ -6,7 +6,7 @@ use super::queue::Need;
 use super::reuse::Next;
 use super::store::writer::Op;
 use super::store::{Claim, Owner, Ready, Refill};
-use super::{Core, Worker, now_ms, steady_ms};
+use super::{Core, Link, Worker, now_ms, steady_ms};
 use crate::protocol::calls::Grant;
 
 /// Bytes that may wait for one worker before it gets no more tasks: it does not read.
@@ -27,8 +27,7 @@ impl Worker {
 
     /// Whether it can take one more task now.
     fn is_free(&self) -> bool {
-        let reads =
-            self.link.as_ref().is_some_and(|link| link.outbox.len() < WORKER_OUTBOX_BYTES_MAX);
+        let reads = self.link.as_ref().is_some_and(Link::reads);
         reads && self.takes_tasks() && !self.solo && self.has_a_slot()
     }
 
@@ -36,6 +35,13 @@ impl Worker {
     fn has_a_slot(&self) -> bool {
         self.in_flight.saturating_sub(self.asking) < self.capacity
             && self.in_flight < self.capacity.saturating_mul(HELD_PER_SLOT_MAX).max(HELD_MAX_MIN)
+    }
+}
+
+impl Link {
+    /// Whether there is room for more that it is told.
+    pub(super) fn reads(&self) -> bool {
+        self.outbox.len() < WORKER_OUTBOX_BYTES_MAX
     }
 }
 
