@@ -4,8 +4,9 @@ use serde_json::Value;
 
 use super::definition::{Step, UsedKind};
 use super::inputs::Inputs;
-use super::limits::CODE_BYTES_MAX;
-use super::names::{Named, Use, code_bytes, uses};
+use super::limits::{CODE_BYTES_MAX, PROBLEMS_MAX};
+use super::literals::multiplied;
+use super::names::{Named, Use, code_bytes, code_of, uses};
 use super::problem::Problem;
 use super::set::StepSet;
 use super::shape::Shape;
@@ -84,14 +85,36 @@ impl Draft {
         source: &str,
         scope: Names,
     ) -> Option<Template> {
+        if !self.compiles_small(path, source, true) {
+            return None;
+        }
         let template = self.templates.add_expression(path, source);
         self.keep(path, source, true, template, scope)
     }
 
     /// A string that is a template and gives text.
     pub(super) fn template(&mut self, path: &str, source: &str, scope: Names) -> Option<Template> {
+        if !self.compiles_small(path, source, false) {
+            return None;
+        }
         let template = self.templates.add_text(path, source);
         self.keep(path, source, false, template, scope)
+    }
+
+    /// Whether there is little to compile; otherwise notes it.
+    fn compiles_small(&mut self, path: &str, source: &str, code: bool) -> bool {
+        let bytes = code_bytes(source, code);
+        if bytes > CODE_BYTES_MAX {
+            let why = format!("has {bytes} bytes of code: at most {CODE_BYTES_MAX} are allowed");
+            self.problem(path, why);
+            return false;
+        }
+        let line = code_of(source, code).iter().find_map(|tokens| multiplied(tokens));
+        if line.is_some() {
+            let why = "text and lists that are written out cannot be multiplied";
+            self.problems.push(Problem::new(path, why).in_line(line));
+        }
+        line.is_none()
     }
 
     fn keep(
@@ -128,6 +151,9 @@ impl Draft {
     /// JSON, with or without templates in its strings.
     pub(super) fn shape(&mut self, path: &str, value: &Value, scope: Names) -> Shape {
         match value {
+            Value::String(source) if !self.compiles_small(path, source, false) => {
+                Shape::fixed(&Value::Null)
+            }
             Value::String(source) => match self.templates.sole_expression(source) {
                 Some(inner) => self
                     .expression(path, inner, scope)
@@ -151,11 +177,8 @@ impl Draft {
     /// Looks at every name in every template.
     pub(super) fn check_names(&mut self, steps: &[Step], inputs: &Inputs) {
         for written in std::mem::take(&mut self.written) {
-            let bytes = code_bytes(&written.source, written.code);
-            if bytes > CODE_BYTES_MAX {
-                let why =
-                    format!("has {bytes} bytes of code: at most {CODE_BYTES_MAX} are allowed");
-                self.problem(&written.path, why);
+            if self.problems.len() > PROBLEMS_MAX {
+                return;
             }
             let uses = uses(&written.source, written.code);
             let mut found: Vec<(usize, String)> = uses
@@ -173,6 +196,7 @@ impl Draft {
                     };
                     Some((used.line, why))
                 })
+                .take(PROBLEMS_MAX)
                 .collect();
             for name in self.templates.asked(&written.template) {
                 if let Some(why) = unknown(&name, written.scope) {

@@ -4,6 +4,10 @@
 pub(crate) const DEFINITION_BYTES_MAX: usize = 1 << 20;
 /// Steps of one workflow.
 pub(crate) const STEPS_MAX: usize = 256;
+/// Entries of a table whose keys are names: inputs, steps, actions, and what they say.
+pub(super) const ENTRIES_MAX: usize = STEPS_MAX;
+/// Mistakes of a definition that are told.
+pub(super) const PROBLEMS_MAX: usize = 100;
 /// Workflows inside of each other, the outermost included.
 pub(crate) const NESTING_MAX: usize = 8;
 /// Tasks of one run, those of nested runs not counted: they are runs of their own.

@@ -4,7 +4,7 @@
 //! | where | what |
 //! | --- | --- |
 //! | `read`, `read_step`, `read_action`, `inputs`, `table` | a definition is read, and every mistake in it noted (`problem`) |
-//! | `draft`, `names` | its templates are kept for the engine (`template`, `shape`), and what they name is looked at |
+//! | `draft`, `names`, `literals` | its templates are kept for the engine (`template`, `shape`), and what they name is looked at |
 //! | `graph`, `set` | who waits for whom |
 //! | `definition` | what comes of it |
 //! | `progress`, `fan`, `rounds`, `ends`, `key` | one run: what has begun and ended, and so what comes next (`words`) |
@@ -18,6 +18,7 @@ mod graph;
 mod inputs;
 mod key;
 mod limits;
+mod literals;
 mod names;
 mod outcome;
 mod problem;

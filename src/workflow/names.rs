@@ -19,20 +19,26 @@ pub(super) enum Named {
 
 /// All that a template names (an expression, if it is `code` from its first character).
 pub(super) fn uses(source: &str, code: bool) -> Vec<Use> {
-    let mut lexer = Lexer { rest: source, line: 1 };
     let mut found = Vec::new();
+    code_of(source, code).iter().for_each(|tokens| name_all(tokens, &mut found));
+    found
+}
+
+/// The tokens of each piece of code in it, with their lines.
+pub(super) fn code_of(source: &str, code: bool) -> Vec<Vec<(usize, Token<'_>)>> {
+    let mut lexer = Lexer { rest: source, line: 1 };
     if code {
-        name_all(&lexer.tokens(""), &mut found);
-        return found;
+        return vec![lexer.tokens("")];
     }
+    let mut pieces = Vec::new();
     while let Some(end) = lexer.open() {
         let tokens = lexer.tokens(end);
         if matches!(tokens.first(), Some((_, Token::Word("raw")))) && end == "%}" {
             lexer.skip_raw();
         }
-        name_all(&tokens, &mut found);
+        pieces.push(tokens);
     }
-    found
+    pieces
 }
 
 /// Bytes of a template that are code.
@@ -51,7 +57,7 @@ pub(super) fn code_bytes(source: &str, code: bool) -> usize {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Token<'a> {
+pub(super) enum Token<'a> {
     Word(&'a str),
     Text(&'a str),
     Sign(char),

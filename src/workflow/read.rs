@@ -11,7 +11,7 @@ use super::definition::Voice;
 use super::draft::{Draft, Names, StepNames, no_step};
 use super::graph;
 use super::inputs::Inputs;
-use super::limits::{DEFINITION_BYTES_MAX, NAME_BYTES_MAX, NESTING_MAX, STEPS_MAX};
+use super::limits::{DEFINITION_BYTES_MAX, NAME_BYTES_MAX, NESTING_MAX, PROBLEMS_MAX};
 use super::problem::{Problem, Source};
 use super::read_step::read_step;
 use super::shape::Shape;
@@ -44,19 +44,17 @@ pub(super) fn read(definition: &RawValue, depth: usize) -> Result<Workflow, Vec<
     let steps_table = read_steps_table(&table, &mut draft);
     let names: Vec<&str> = steps_table.iter().flat_map(Table::entries).map(|e| e.0).collect();
     let mut steps = Vec::new();
-    if names.len() <= STEPS_MAX {
-        for (i, (_, raw)) in steps_table.iter().flat_map(Table::entries).enumerate() {
-            steps.push(read_step(i, raw, &names, depth, &mut draft));
-        }
-        graph::tie(&mut steps, &mut draft.problems);
+    for (i, (_, raw)) in steps_table.iter().flat_map(Table::entries).enumerate() {
+        steps.push(read_step(i, raw, &names, depth, &mut draft));
     }
+    graph::tie(&mut steps, &mut draft.problems);
     let key = read_key(&table, &mut draft);
     let output = read_output(&table, &mut draft);
     draft.check_names(&steps, &inputs);
     let last = graph::last_leaf(&steps, |_| true).and_then(|leaf| names.get(leaf).copied());
     let voice = read_voice(&table, &names, last, &mut draft);
     if !draft.problems.is_empty() {
-        return Err(draft.problems.into_iter().map(|problem| source.locate(problem)).collect());
+        return Err(told(draft.problems, &source));
     }
     let by_name: BTreeMap<String, usize> =
         names.iter().enumerate().map(|(i, name)| ((*name).to_owned(), i)).collect();
@@ -72,6 +70,16 @@ pub(super) fn read(definition: &RawValue, depth: usize) -> Result<Workflow, Vec<
         kinds: draft.kinds,
         templates: draft.templates,
     })
+}
+
+/// The mistakes with their places, the first ones if there are many.
+fn told(mut problems: Vec<Problem>, source: &Source) -> Vec<Problem> {
+    let more = problems.len().saturating_sub(PROBLEMS_MAX);
+    if more > 0 {
+        problems.truncate(PROBLEMS_MAX);
+        problems.push(Problem::new("", format!("has {more} mistakes more")));
+    }
+    problems.into_iter().map(|problem| source.locate(problem)).collect()
 }
 
 /// Notes a name that templates could not write, as in `steps.NAME`.
@@ -112,12 +120,8 @@ fn read_steps_table<'a>(table: &Table<'a>, draft: &mut Draft) -> Option<Table<'a
         return None;
     };
     let steps = Table::named("steps", raw, &mut draft.problems);
-    let count = steps.entries().count();
-    if count == 0 {
+    if steps.entries().next().is_none() {
         draft.problem("steps", "is empty: a workflow has at least one step");
-    }
-    if count > STEPS_MAX {
-        draft.problem("steps", format!("has {count} steps: at most {STEPS_MAX} are allowed"));
     }
     for (name, _) in steps.entries() {
         check_name(&steps.at(name), name, &mut draft.problems);
@@ -167,7 +171,7 @@ fn read_voice(
         Some(Value::String(name)) => vec![name],
         Some(_) => {
             let what = "the name of a step, a list of names, or \"*\" for all";
-            table.typed("voice", what, &mut draft.problems).unwrap_or_default()
+            table.names("voice", what, &mut draft.problems).unwrap_or_default()
         }
     };
     for name in voices.iter().filter(|name| !names.contains(&name.as_str())) {

@@ -85,7 +85,7 @@ fn planned_names(in_order: bool) -> &'static [&'static str] {
 }
 
 fn read_needs(table: &Table<'_>, names: &[&str], draft: &mut Draft) -> Vec<usize> {
-    let needs = table.texts("needs", &mut draft.problems).unwrap_or_default();
+    let needs = table.names("needs", "a list of texts", &mut draft.problems).unwrap_or_default();
     let mut found = Vec::new();
     for (i, need) in needs.iter().enumerate() {
         let path = format!("{}[{i}]", table.at("needs"));

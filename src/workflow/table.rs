@@ -7,6 +7,7 @@ use serde::de::{MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::limits::ENTRIES_MAX;
 use super::problem::Problem;
 use crate::config::suggest::nearest;
 
@@ -46,7 +47,14 @@ impl<'a> Table<'a> {
                 Vec::new()
             }
         };
-        let table = Self { path: path.to_owned(), entries };
+        let mut table = Self { path: path.to_owned(), entries };
+        let count = table.entries.len();
+        if count > ENTRIES_MAX {
+            // Who reads them compares each with all.
+            let why = format!("has {count} entries: at most {ENTRIES_MAX} are allowed");
+            problems.push(Problem::new(path, why));
+            table.entries.truncate(ENTRIES_MAX);
+        }
         let mut names: Vec<&str> = table.entries.iter().map(|(name, _)| name.as_str()).collect();
         names.sort_unstable();
         for (name, next) in names.iter().zip(names.iter().skip(1)) {
@@ -83,8 +91,20 @@ impl<'a> Table<'a> {
         self.typed(key, "text", problems)
     }
 
-    pub(super) fn texts(&self, key: &str, problems: &mut Vec<Problem>) -> Option<Vec<String>> {
-        self.typed(key, "a list of texts", problems)
+    /// A list of names; `what` says so.
+    pub(super) fn names(
+        &self,
+        key: &str,
+        what: &str,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Vec<String>> {
+        let names: Vec<String> = self.typed(key, what, problems)?;
+        if names.len() <= ENTRIES_MAX {
+            return Some(names);
+        }
+        let why = format!("has {} entries: at most {ENTRIES_MAX} are allowed", names.len());
+        problems.push(Problem::new(self.at(key), why));
+        None
     }
 
     /// A whole number from `min` to `max`.

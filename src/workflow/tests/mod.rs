@@ -3,6 +3,7 @@
 mod fan;
 mod graph;
 mod history;
+mod hostile;
 mod nested;
 mod plan;
 mod refused;

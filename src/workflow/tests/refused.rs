@@ -212,7 +212,7 @@ fn sizes_are_bounded() {
     let steps: String = (0..=STEPS_MAX).map(|i| format!("[steps.s{i}]\n")).collect();
     assert_eq!(
         problems(&format!("name = 'x'\n{steps}")),
-        ["steps: has 257 steps: at most 256 are allowed"]
+        ["steps: has 257 entries: at most 256 are allowed"]
     );
     let large = format!("name = 'x'\ndescription = '{}'", "x".repeat(DEFINITION_BYTES_MAX));
     assert!(problems(&large)[0].ends_with("bytes: at most 1048576 are allowed"));
