@@ -2,7 +2,9 @@
 
 use tokio::task::spawn_local;
 
-use crate::protocol::control::{EventPosition, FollowBody, FollowEvent, Refusal, Reply};
+use crate::protocol::control::{
+    EventPosition, FollowBody, FollowEvent, Refusal, RefusalKind, Reply,
+};
 use crate::protocol::link::EventBody;
 use crate::task::{State, TaskId, TaskView, Waits};
 
@@ -79,14 +81,37 @@ impl Core {
         from: Option<String>,
         all: bool,
     ) {
-        let from_here = from.as_ref().and_then(|from| from.parse().ok());
-        let at = from_here.or(after).unwrap_or_default();
+        let from_here = from.as_deref().map(str::parse::<EventPosition>).transpose();
         let of_run = OfRun { from, all };
+        let at = match from_here {
+            Ok(from_here) => from_here.or(after).unwrap_or_default(),
+            // It is a run's, or no event at all.
+            Err(message) => return self.follow_only_run(to, id, of_run, message),
+        };
         let follower = Follower { to, id, at, resumed: at.attempt > 0, waits: None, of_run };
         let client = follower.to.client;
         self.followers.entry(id).or_default().push(follower);
         self.tell_events(id);
         self.read(move |core| core.look_to_follow(id, client));
+    }
+
+    /// Anything else than a run is refused with this message.
+    fn follow_only_run(&mut self, to: ReplyTo, id: TaskId, of_run: OfRun, message: String) {
+        self.read(move |core| {
+            let (reader, inputs) = (core.reader.clone(), core.inputs.clone());
+            spawn_local(async move {
+                let task = reader.ask(move |db| view::task(db, id)).await;
+                let then = move |core: &mut Core| match task {
+                    Ok(Some(task)) if task.kind == workflow::KIND => {
+                        core.follow_run(to, of_run, &task)
+                    }
+                    Ok(Some(_)) => to.refuse(Refusal::new(RefusalKind::Invalid, message)),
+                    Ok(None) => to.refuse(no_such_task(id)),
+                    Err(refusal) => to.refuse(refusal),
+                };
+                let _ = inputs.send(Input::Then(Box::new(then)));
+            });
+        });
     }
 
     fn look_to_follow(&self, id: TaskId, client: u64) {
