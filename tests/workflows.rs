@@ -268,6 +268,11 @@ fn fragile(traces: &Path, gate: &Path) -> String {
     .concat()
 }
 
+/// The numbers of a run's attempts, as they are listed.
+fn attempts(run: &Value) -> Vec<u64> {
+    run["attempts"].as_array().unwrap().iter().map(|one| number(one, "/attempt")).collect()
+}
+
 #[test]
 fn a_failed_run_resumes_where_it_failed() {
     let daemon = Daemon::start(CONFIG);
@@ -284,6 +289,7 @@ fn a_failed_run_resumes_where_it_failed() {
     daemon.ok(&["retry", &id]);
     let run = daemon.until(&id, "succeeded");
     assert_eq!(number(&run, "/attempt"), 2);
+    assert_eq!(attempts(&run), [1, 2]);
     let mut seen = lines(&traces);
     seen.sort_unstable();
     assert_eq!(seen, ["one", "side", "three", "two"], "each ran once to its end");
@@ -292,7 +298,8 @@ fn a_failed_run_resumes_where_it_failed() {
     eventually("it runs again from there", Duration::from_secs(10), || {
         (lines(&traces).len() == 6).then_some(())
     });
-    daemon.until(&id, "succeeded");
+    let run = daemon.until(&id, "succeeded");
+    assert_eq!(attempts(&run), [1, 3], "one that succeeded is not kept when another begins");
     assert_eq!(lines(&traces)[4..], ["side", "three"]);
     let refused = daemon.fails(7, &["retry", &id, "--from", "nine"]);
     assert!(refused.contains("no step 'nine'"), "{refused}");
@@ -320,7 +327,14 @@ fn a_cancelled_run_takes_its_steps_along() {
         (steps.len() == 2).then_some(())
     };
     eventually("both sleeps run", Duration::from_secs(10), running);
-    assert_eq!(daemon.task(&id)["waiting_for"], "steps");
+    let run = daemon.task(&id);
+    assert_eq!(run["waiting_for"], "steps");
+    for step in run["by_step"].as_array().unwrap() {
+        assert!(step["run_ms"].is_u64(), "it has run so far: {step}");
+    }
+    let deep = text(&daemon.json_lines(&["list", "--steps", "--kind", "sleep"])[0], "/id");
+    let nonsense = daemon.fails(2, &["follow", &deep, "--after", "nonsense"]);
+    assert!(nonsense.contains("'nonsense' is no event of a task"), "{nonsense}");
     daemon.ok(&["cancel", &id]);
     daemon.until(&id, "cancelled");
     let ended = || {

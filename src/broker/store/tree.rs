@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use super::Ord;
 use super::sqlite::{id_of, state_of};
-use super::view::{attempt_of, usage_of};
+use super::view::{attempt_of, ran_ms, usage_of};
+use crate::broker::now_ms;
 use crate::protocol::link::Seq;
 use crate::task::{State, StepView, TaskId};
 use crate::workflow::step_of;
@@ -83,9 +84,9 @@ pub(crate) fn tree(
          WHERE ended IS NULL OR ended > ?3 OR tasks.seq > ?2 ORDER BY tasks.seq",
     )?;
     let mut found = query.query((root, begun, ended))?;
-    let mut rows = Vec::new();
+    let (mut rows, now_ms) = (Vec::new(), now_ms());
     while let Some(row) = found.next()? {
-        rows.push(row_of(row, voices)?);
+        rows.push(row_of(row, voices, now_ms)?);
     }
     for row in rows.iter_mut().filter(|row| row.voiced && row.ended.is_some_and(|at| at > ended)) {
         read_text(db, row)?;
@@ -93,7 +94,7 @@ pub(crate) fn tree(
     Ok(Some(Tree { root, state, rows }))
 }
 
-fn row_of(row: &rusqlite::Row<'_>, voices: &Voices) -> rusqlite::Result<StepRow> {
+fn row_of(row: &rusqlite::Row<'_>, voices: &Voices, now_ms: i64) -> rusqlite::Result<StepRow> {
     let state = state_of(row, 4)?;
     let (path, kind): (String, String) = (row.get(1)?, row.get(3)?);
     let (created_at, error): (i64, Option<String>) = (row.get(8)?, row.get(14)?);
@@ -113,7 +114,7 @@ fn row_of(row: &rusqlite::Row<'_>, voices: &Voices) -> rusqlite::Result<StepRow>
             state,
             attempt: attempt_of(state, row.get(6)?, row.get(7)?),
             wait_ms: started_at.map(|at| at.abs_diff(created_at)),
-            run_ms: started_at.zip(finished_at).map(|(from, to)| to.abs_diff(from)),
+            run_ms: ran_ms((state, row.get(7)?), started_at, finished_at, now_ms),
             text_bytes: None,
             usage: usage_of(row.get(11)?, row.get(12)?),
             cost: row.get(13)?,

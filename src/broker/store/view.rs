@@ -5,11 +5,13 @@ use rusqlite::{Connection, OptionalExtension, Row, ToSql};
 use serde_json::value::RawValue;
 
 use super::sqlite::{id_of, state_of};
+use crate::broker::now_ms;
 use crate::protocol::control::ListFilter;
 use crate::protocol::link::Seq;
 use crate::task::{
     Attempt, State, StepView, TaskError, TaskId, TaskView, Usage, WaitingFor, Waits,
 };
+use crate::worker::handlers::workflow::KIND;
 use uuid::Uuid;
 
 const COLUMNS: &str = "seq, id, kind, queue, priority, state, lane, key, due_at, max_attempts, \
@@ -55,6 +57,7 @@ fn by_step(db: &Connection, run: Seq) -> rusqlite::Result<Vec<StepView>> {
            finished_at, usage_in, usage_out, cost, error, stepping
          FROM tasks INDEXED BY tasks_steps WHERE parent = ?1 ORDER BY seq",
     )?;
+    let now_ms = now_ms();
     let found = query.query_map([run], |row| {
         let state = state_of(row, 3)?;
         let (created_at, error): (i64, Option<String>) = (row.get(5)?, row.get(11)?);
@@ -66,7 +69,7 @@ fn by_step(db: &Connection, run: Seq) -> rusqlite::Result<Vec<StepView>> {
             state,
             attempt: attempt_of(state, row.get(4)?, row.get(12)?),
             wait_ms: started_at.map(|at| at.abs_diff(created_at)),
-            run_ms: started_at.zip(finished_at).map(|(from, to)| to.abs_diff(from)),
+            run_ms: ran_ms((state, row.get(12)?), started_at, finished_at, now_ms),
             text_bytes: None,
             usage: usage_of(row.get(8)?, row.get(9)?),
             cost: row.get(10)?,
@@ -79,6 +82,18 @@ fn by_step(db: &Connection, run: Seq) -> rusqlite::Result<Vec<StepView>> {
 /// A run that waits for its steps is in an attempt, which its next advance goes on with.
 pub(super) fn attempt_of(state: State, starts: u32, stepping: u8) -> u32 {
     starts + u32::from(state == State::Blocked && stepping == 1)
+}
+
+/// How long a step has run: to its end, or to now. A run goes on between its advances.
+pub(super) fn ran_ms(
+    (state, stepping): (State, u8),
+    first_started_at: Option<i64>,
+    finished_at: Option<i64>,
+    now_ms: i64,
+) -> Option<u64> {
+    let runs = state == State::Running || stepping > 0;
+    let to = finished_at.or(runs.then_some(now_ms))?;
+    Some(to.saturating_sub(first_started_at?).max(0).unsigned_abs())
 }
 
 pub(super) fn usage_of(usage_in: Option<i64>, usage_out: Option<i64>) -> Option<Usage> {
@@ -223,6 +238,10 @@ fn attempts(db: &Connection, seq: Seq, view: &TaskView) -> rusqlite::Result<Vec<
             })
         })?
         .collect::<Result<_, _>>()?;
+    if view.kind == KIND {
+        // Each advance of a run is a start, and no attempt.
+        (1..).zip(&mut attempts).for_each(|(number, attempt)| attempt.attempt = number);
+    }
     let told = attempts.last().map_or(0, |attempt| attempt.attempt);
     if let Some(started_at) = &view.started_at
         && told < view.attempt
