@@ -291,7 +291,7 @@ impl Progress {
         let key = self.workflow.templates.text(key, scope)?;
         if key.is_empty() || key.len() > KEY_BYTES_MAX {
             let message = format!("must have 1 to {KEY_BYTES_MAX} bytes, and has {}", key.len());
-            return Err(Problem::new(&format!("steps.{}.key", step.name), message));
+            return Err(Problem::new(format!("steps.{}.key", step.name), message));
         }
         Ok(Some(key))
     }
