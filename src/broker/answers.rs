@@ -126,6 +126,9 @@ impl Core {
             self.make_ready(ready);
         }
         self.clock.due(moved.due_at_ms);
+        if moved.state.is_final() {
+            self.homes.remove(&moved.seq);
+        }
         for seq in &moved.running {
             self.cancel_seq(*seq);
         }

@@ -242,10 +242,8 @@ impl Core {
             }
             self.run_ids.remove(&state.facts.id);
             self.queues.ended(&state.facts.queue);
-            if moved.as_ref().is_none_or(|moved| moved.state.is_final()) {
-                self.homes.remove(&run.seq);
-            }
             if moved.is_none() {
+                self.homes.remove(&run.seq);
                 tracing::error!("the claim on task {} was not held", state.facts.id);
             }
         }

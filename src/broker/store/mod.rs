@@ -340,6 +340,7 @@ impl Next {
 /// What moved when a task changed state.
 #[derive(Debug)]
 pub(crate) struct Moved {
+    pub(crate) seq: Seq,
     pub(crate) id: TaskId,
     pub(crate) state: State,
     /// This task, if it is ready again.
@@ -360,8 +361,9 @@ pub(crate) struct Moved {
 
 impl Moved {
     /// The move of one task alone.
-    pub(crate) fn of(id: TaskId, state: State) -> Self {
+    pub(crate) fn of(seq: Seq, id: TaskId, state: State) -> Self {
         Self {
+            seq,
             id,
             state,
             ready: None,

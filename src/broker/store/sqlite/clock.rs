@@ -26,7 +26,7 @@ impl Sqlite {
                 Ok((ready_at(row, 1)?, super::look::id_of(row, 0)?))
             })?;
             self.count(&ready.queue, Some(State::Scheduled), State::Queued);
-            moved.push(Moved { ready: Some(ready), ..Moved::of(id, State::Queued) });
+            moved.push(Moved { ready: Some(ready), ..Moved::of(seq, id, State::Queued) });
         }
         Ok(Due { moved, next_at_ms: self.next_due()? })
     }

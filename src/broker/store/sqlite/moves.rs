@@ -252,7 +252,7 @@ impl Sqlite {
         advance: Option<&AdvanceBy>,
         now_ms: i64,
     ) -> Result<Moved, StoreError> {
-        let mut moved = Moved::of(before.id, state);
+        let mut moved = Moved::of(before.seq, before.id, state);
         if !state.is_final() {
             return Ok(moved);
         }

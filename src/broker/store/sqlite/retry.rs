@@ -55,7 +55,7 @@ impl Sqlite {
         let ready =
             self.db.prepare_cached(&sql)?.query_row((before.seq, code(state), ord), ready_of)?;
         self.count(&before.queue, None, state);
-        let mut moved = Moved::of(before.id, state);
+        let mut moved = Moved::of(before.seq, before.id, state);
         moved.ready = (state == State::Queued).then_some(ready);
         Ok(moved)
     }

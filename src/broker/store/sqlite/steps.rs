@@ -54,7 +54,7 @@ impl Sqlite {
         if let Some(moved) = self.cancel_instead(&before, State::Blocked, end.now_ms)? {
             return Ok(Some(moved));
         }
-        let mut moved = Moved::of(before.id, State::Blocked);
+        let mut moved = Moved::of(before.seq, before.id, State::Blocked);
         let run = Run { seq: before.seq, queue: before.queue, priority };
         let mut ended = false;
         for step in steps {

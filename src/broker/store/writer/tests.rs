@@ -95,7 +95,7 @@ impl Store for Fake {
     fn end(&mut self, end: &End) -> Result<Option<Moved>, StoreError> {
         self.step(format!("end {}", end.run.seq))?;
         let (id, state) = (id_of(end.run.seq), end.next.state());
-        Ok(Some(Moved::of(id, state)))
+        Ok(Some(Moved::of(0, id, state)))
     }
 
     fn cancel(&mut self, _id: TaskId, _now_ms: i64) -> Result<Option<Cancelled>, StoreError> {
