@@ -252,6 +252,17 @@ impl Sqlite {
         advance: Option<&AdvanceBy>,
         now_ms: i64,
     ) -> Result<Moved, StoreError> {
+        self.moved_with(before, (state, state), advance, now_ms)
+    }
+
+    /// The same of a task whose steps, if it has any, end as those of a run that has come to `whole`.
+    fn moved_with(
+        &mut self,
+        before: Before,
+        (state, whole): (State, State),
+        advance: Option<&AdvanceBy>,
+        now_ms: i64,
+    ) -> Result<Moved, StoreError> {
         let mut moved = Moved::of(before.seq, before.id, state);
         if !state.is_final() {
             return Ok(moved);
@@ -262,7 +273,7 @@ impl Sqlite {
             self.release_lane(lane, now_ms, &mut moved)?;
         }
         if before.has_steps {
-            self.end_steps(before.seq, state, now_ms, &mut moved)?;
+            self.end_steps(before.seq, whole, now_ms, &mut moved)?;
         }
         if before.has_key {
             self.answer_twins(before.seq, state, now_ms, &mut moved)?;
@@ -373,6 +384,16 @@ impl Sqlite {
         why: &str,
         now_ms: i64,
     ) -> Result<Moved, StoreError> {
+        self.cancel_for(before, (why, State::Cancelled), now_ms)
+    }
+
+    /// The same of what is part of something else, which has come to this state.
+    pub(super) fn cancel_for(
+        &mut self,
+        before: Before,
+        (why, whole): (&str, State),
+        now_ms: i64,
+    ) -> Result<Moved, StoreError> {
         let error = cancelled(why);
         let ended = before.parent.map(|_| self.next_ord());
         self.db
@@ -386,7 +407,8 @@ impl Sqlite {
             State::Queued => Some(Box::new(self.ready(before.seq)?)),
             _ => None,
         };
-        Ok(Moved { gone, ..self.moved(before, State::Cancelled, None, now_ms)? })
+        let within = (State::Cancelled, whole);
+        Ok(Moved { gone, ..self.moved_with(before, within, None, now_ms)? })
     }
 
     /// A task as the queue knows it.

@@ -285,7 +285,7 @@ impl Sqlite {
             // The end of one may have moved another, which had its key.
             let Some(step) = self.before("seq = ?1", step.seq)? else { continue };
             if step.state != State::Running {
-                moved.also.push(self.cancel_waiting(step, why, now_ms)?);
+                moved.also.push(self.cancel_for(step, (why, state), now_ms)?);
             } else if state == State::Cancelled {
                 self.ask_to_cancel(step.seq)?;
                 moved.running.push(step.seq);
@@ -303,18 +303,23 @@ impl Sqlite {
         now_ms: i64,
     ) -> Result<Option<Moved>, StoreError> {
         let why = match task.parent {
-            _ if task.cancel_asked => "cancelled by request",
-            Some(run) if self.has_failed(run)? => "its run has ended",
-            _ => return Ok(None),
+            _ if task.cancel_asked => ("cancelled by request", State::Cancelled),
+            Some(run) => match self.failed(run)? {
+                Some(whole) => ("its run has ended", whole),
+                None => return Ok(None),
+            },
+            None => return Ok(None),
         };
         let Some(task) = self.before("seq = ?1", task.seq)? else { return Ok(None) };
         debug_assert_eq!(task.state, state);
-        self.cancel_waiting(task, why, now_ms).map(Some)
+        self.cancel_for(task, why, now_ms).map(Some)
     }
 
-    fn has_failed(&self, run: Seq) -> Result<bool, StoreError> {
-        let sql = "SELECT 1 FROM tasks WHERE seq = ?1 AND state > 4";
-        Ok(self.db.prepare_cached(sql)?.exists([run])?)
+    /// How a run has ended, if it has and did not succeed.
+    fn failed(&self, run: Seq) -> Result<Option<State>, StoreError> {
+        let sql = "SELECT state FROM tasks WHERE seq = ?1 AND state > 4";
+        let state = |row: &Row<'_>| super::look::state_of(row, 0);
+        Ok(self.db.prepare_cached(sql)?.query_row([run], state).optional()?)
     }
 
     /// A task with a key has ended: steps that have the same key have its answer, or one of them

@@ -356,3 +356,48 @@ fn a_step_that_waited_for_an_answer_waits_again_after_a_retry() {
     assert_eq!(played.state(b), State::Queued, "it goes itself");
     played.check();
 }
+
+#[test]
+fn a_failure_spares_what_runs_within_a_workflow_beside_it() {
+    for cancels in [false, true] {
+        let mut played = Played::new();
+        let id = played.submit();
+        let (run, _) = played.claim(played.seq(id));
+        let both = played.begin(run, &[("a", "noop"), ("inner", "workflow")]);
+        let [c, d] = played.begin(both[1], &[("c", "noop"), ("d", "workflow")])[..] else {
+            unreachable!()
+        };
+        let e = played.begin(d, &[("e", "noop")])[0];
+        let running = if cancels {
+            let Cancelled::Now(moved) = played.cancel(id) else { panic!("it was waiting") };
+            all_running(&moved)
+        } else {
+            played.end(both[0], failed());
+            let (run, told) = played.claim(run.seq);
+            all_running(&played.end(run, run_failed(&["a"], told)))
+        };
+        let expected = if cancels { vec![both[0].seq, c.seq, e.seq] } else { Vec::new() };
+        assert_eq!(running, expected, "these are told to end");
+        if cancels {
+            continue;
+        }
+        for step in [c, e] {
+            assert_eq!(played.end(step, succeeded()).state, State::Succeeded);
+        }
+        // A retry finds what was paid for.
+        played.retry(id, None);
+        played.claim(run.seq);
+        let told = played.claim(both[1].seq).1.unwrap();
+        let done = |told: &Steps| told.news.iter().filter(|news| news.end.is_some()).count();
+        assert_eq!((done(&told), told.resumed.len()), (1, 1));
+        assert_eq!(done(&played.claim(d.seq).1.unwrap()), 1);
+        played.check();
+    }
+}
+
+fn all_running(moved: &Moved) -> Vec<Seq> {
+    let within = moved.also.iter().flat_map(all_running);
+    let mut all: Vec<Seq> = moved.running.iter().copied().chain(within).collect();
+    all.sort_unstable();
+    all
+}
