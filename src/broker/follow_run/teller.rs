@@ -109,8 +109,9 @@ impl Teller {
         if place.attempt != attempt {
             let begun = place.bytes > 0;
             place = Place { attempt, n: 0, bytes: 0 };
-            self.cursor.open.insert(seq, place);
+            // Only what was told is worth a place: each is in the id of every event.
             if begun {
+                self.cursor.open.insert(seq, place);
                 events.push(self.event(Some(&path), FollowBody::Restarted));
             }
         }
@@ -159,4 +160,47 @@ fn rest_of<'a>(text: &'a str, place: Place, row: &StepRow) -> (bool, &'a str) {
 
 fn is_restart(json: &str) -> bool {
     json.starts_with("{\"restarted\":")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests may fail loudly")]
+
+    use super::*;
+    use crate::task::StepView;
+
+    fn running(seq: Seq) -> StepRow {
+        let view = StepView {
+            step: format!("s[{seq}]"),
+            id: TaskId::new(),
+            kind: "chat".to_owned(),
+            state: State::Running,
+            attempt: 1,
+            wait_ms: None,
+            run_ms: None,
+            text_bytes: None,
+            usage: None,
+            cost: None,
+            error: None,
+        };
+        StepRow { seq, ended: None, view, voiced: true, text: None, restarted: false }
+    }
+
+    #[test]
+    fn steps_that_have_said_nothing_take_no_room_in_an_event() {
+        let mut teller = Teller::new(TaskId::new(), Cursor::default());
+        let rows: Vec<StepRow> = (1..=1000).map(running).collect();
+        teller.take(&rows);
+        for row in &rows {
+            assert!(teller.catch_up(row.seq, 1, &EventLog::default()).is_empty());
+        }
+        assert_eq!(teller.cursor.to_string(), "1000.0");
+        let mut log = EventLog::default();
+        log.push(1, EventBody::Text("a".to_owned()));
+        let told = teller.catch_up(7, 2, &log);
+        assert_eq!((told.len(), told[0].event.as_str()), (1, "1000.0_7.2.1.1"));
+        let told = teller.catch_up(7, 3, &EventLog::default());
+        assert!(matches!(told[..], [FollowEvent { body: FollowBody::Restarted, .. }]));
+        assert!(teller.catch_up(7, 3, &EventLog::default()).is_empty(), "told once");
+    }
 }
