@@ -117,13 +117,15 @@ impl Teller {
         }
         let (gap, news) = log.after(place.n);
         if gap {
+            // How far this is in the whole text is not known any more: its end tells all of it.
+            place.bytes = usize::MAX;
             events.push(self.event(Some(&path), FollowBody::Gap));
         }
         for (n, body) in news {
             place.n = *n;
             let told = match body {
                 EventBody::Text(text) => {
-                    place.bytes += text.len();
+                    place.bytes = place.bytes.saturating_add(text.len());
                     Some(FollowBody::Text { text: text.clone() })
                 }
                 EventBody::Data(json) if is_restart(json) => {
@@ -164,7 +166,7 @@ fn is_restart(json: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests may fail loudly")]
+    #![allow(clippy::panic, reason = "tests may fail loudly")]
 
     use super::*;
     use crate::task::StepView;
@@ -202,5 +204,24 @@ mod tests {
         let told = teller.catch_up(7, 3, &EventLog::default());
         assert!(matches!(told[..], [FollowEvent { body: FollowBody::Restarted, .. }]));
         assert!(teller.catch_up(7, 3, &EventLog::default()).is_empty(), "told once");
+    }
+
+    #[test]
+    fn after_a_gap_the_end_tells_the_whole_text() {
+        let mut teller = Teller::new(TaskId::new(), Cursor::default());
+        let mut row = running(1);
+        teller.take(std::slice::from_ref(&row));
+        let mut log = EventLog::default();
+        log.push(2, EventBody::Text("lost before, ".to_owned()));
+        log.push(3, EventBody::Text("told".to_owned()));
+        let told = teller.catch_up(1, 1, &log);
+        assert!(matches!(told[0].body, FollowBody::Gap) && told.len() == 3);
+        (row.ended, row.text) = (Some(9), Some("it was lost before, told".to_owned()));
+        row.view.state = State::Succeeded;
+        let told = teller.take(&[row]);
+        let [restarted, text, _] = &told[..] else { panic!("{told:?}") };
+        assert!(matches!(restarted.body, FollowBody::Restarted), "{restarted:?}");
+        let FollowBody::Text { text } = &text.body else { panic!("{text:?}") };
+        assert_eq!(text, "it was lost before, told");
     }
 }
