@@ -162,12 +162,12 @@ impl Schema {
 }
 
 /// How many regular expressions a schema has, and what looks like one.
-fn patterns_in(schema: &Value) -> usize {
+pub(crate) fn patterns_in(schema: &Value) -> usize {
     match schema {
         Value::Array(items) => items.iter().map(patterns_in).sum(),
         Value::Object(fields) => {
             let own = fields.iter().map(|(name, value)| match (name.as_str(), value) {
-                ("pattern", Value::String(_)) => 1,
+                ("pattern" | "regex", Value::String(_)) => 1,
                 ("patternProperties", Value::Object(by_pattern)) => by_pattern.len(),
                 _ => 0,
             });

@@ -1,5 +1,8 @@
 //! A definition while it is read: its templates, and every mistake that was found.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use serde_json::Value;
 
 use super::definition::{Step, UsedKind};
@@ -21,6 +24,8 @@ pub(super) struct Draft {
     pub(super) templates: Templates,
     pub(super) problems: Vec<Problem>,
     pub(super) kinds: Vec<UsedKind>,
+    /// Regular expressions that there may be yet, in all definitions around this one, too.
+    pub(super) patterns: Rc<Cell<usize>>,
     written: Vec<Written>,
 }
 
@@ -65,8 +70,9 @@ impl Names {
 }
 
 impl Draft {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(patterns: Rc<Cell<usize>>) -> Self {
         Self {
+            patterns,
             templates: Templates::new(),
             problems: Vec::new(),
             kinds: Vec::new(),

@@ -6,6 +6,8 @@ pub(crate) const DEFINITION_BYTES_MAX: usize = 1 << 20;
 pub(crate) const STEPS_MAX: usize = 256;
 /// Entries of a table whose keys are names: inputs, steps, actions, and what they say.
 pub(super) const ENTRIES_MAX: usize = STEPS_MAX;
+/// Regular expressions in what its steps expect: to compile one takes the broker up to a millisecond.
+pub(super) const PATTERNS_MAX: usize = 1_000;
 /// Mistakes of a definition that are told.
 pub(super) const PROBLEMS_MAX: usize = 100;
 /// Workflows inside of each other, the outermost included.

@@ -36,7 +36,9 @@ mod template;
 mod tests;
 mod words;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use minijinja::context;
@@ -77,7 +79,7 @@ impl Workflow {
     /// Reads and checks a definition, with every one nested in it. The error is everything that is
     /// wrong; never empty.
     pub(crate) fn read(definition: &RawValue) -> Result<Self, Vec<Problem>> {
-        read::read(definition, 0)
+        read::read(definition, 0, Rc::new(Cell::new(limits::PATTERNS_MAX)))
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -1,6 +1,8 @@
 //! Reading a definition, and checking it whole.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -21,8 +23,12 @@ use super::template::Template;
 const KEYS: [&str; 8] =
     ["name", "description", "output", "voice", "key", "inputs", "steps", "source"];
 
-/// Reads a definition that has `depth` others around it.
-pub(super) fn read(definition: &RawValue, depth: usize) -> Result<Workflow, Vec<Problem>> {
+/// Reads a definition that has `depth` others around it, and may have as many `patterns`.
+pub(super) fn read(
+    definition: &RawValue,
+    depth: usize,
+    patterns: Rc<Cell<usize>>,
+) -> Result<Workflow, Vec<Problem>> {
     let bytes = definition.get().len();
     if bytes > DEFINITION_BYTES_MAX {
         let why = format!("has {bytes} bytes: at most {DEFINITION_BYTES_MAX} are allowed");
@@ -32,7 +38,7 @@ pub(super) fn read(definition: &RawValue, depth: usize) -> Result<Workflow, Vec<
         let why = format!("is nested too deeply: at most {NESTING_MAX} workflows are");
         return Err(vec![Problem::new("", why)]);
     }
-    let mut draft = Draft::new();
+    let mut draft = Draft::new(patterns);
     let table = Table::read("", definition, &KEYS, &mut draft.problems);
     let source = read_source(&table, &mut draft);
     let name = read_name(&table, &mut draft);

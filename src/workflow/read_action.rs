@@ -1,17 +1,19 @@
 //! Reading what a step or an action of a plan does.
 
+use std::rc::Rc;
+
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::definition::{Action, UsedKind};
 use super::draft::{Draft, Names, is_plain};
-use super::limits::ATTEMPTS_MAX;
+use super::limits::{ATTEMPTS_MAX, PATTERNS_MAX};
 use super::problem::Problem;
 use super::read::read;
 use super::shape::Shape;
 use super::table::Table;
 use crate::config::parse_duration;
-use crate::expect::Expect;
+use crate::expect::{Expect, patterns_in};
 use crate::task::PRIORITIES;
 
 pub(super) const ACTION_KEYS: [&str; 12] = [
@@ -119,6 +121,12 @@ fn read_timeout(table: &Table<'_>, draft: &mut Draft) -> Option<u64> {
 fn read_expect(table: &Table<'_>, draft: &mut Draft) -> (Option<Box<RawValue>>, bool) {
     let Some(raw) = table.get("expect") else { return (None, false) };
     let Some(value) = table.value("expect", &mut draft.problems) else { return (None, false) };
+    let Some(left) = draft.patterns.get().checked_sub(patterns_in(&value)) else {
+        let why = format!("a workflow has at most {PATTERNS_MAX} patterns in its schemas");
+        draft.problem(table.at("expect"), why);
+        return (None, false);
+    };
+    draft.patterns.set(left);
     if let Err(why) = Expect::read(&value) {
         draft.problem(table.at("expect"), why);
     }
@@ -146,7 +154,7 @@ fn read_nested(table: &Table<'_>, scope: Names, depth: usize, draft: &mut Draft)
         return Shape::table(given);
     };
     let at = table.at("workflow");
-    match read(raw, depth + 1) {
+    match read(raw, depth + 1, Rc::clone(&draft.patterns)) {
         Ok(nested) => {
             for (name, value) in &set {
                 let path = format!("{path}.{name}");

@@ -37,6 +37,13 @@ fn much_of_one_thing_is_refused_soon() {
             json!({"steps": named("s", 120, |_| code("{{1|xx}}"))}),
             "steps.s0.prompt: unknown filter: xx",
         ),
+        (
+            json!({"steps": named("s", 200, |_| {
+                let patterns: Vec<_> = (0..100).map(|_| json!({"pattern": r"\w{100}"})).collect();
+                json!({"prompt": "x", "expect": {"schema": {"anyOf": patterns}}})
+            })}),
+            "steps.s107.expect: a workflow has at most 1000 patterns",
+        ),
         (json!({"steps": {"a": code(&"{% \n".repeat(250))}}), "steps.a.prompt: has "),
     ] {
         let mut definition = definition;
