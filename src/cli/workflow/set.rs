@@ -35,7 +35,7 @@ pub(super) fn apply(
     let value = match kind {
         None | Some("string") => Value::String(text),
         Some(kind) => serde_json::from_str(&text).map_err(|error| {
-            CliError::invalid(format!("--set {name}: expected JSON for a {kind}: {error}"))
+            CliError::invalid(format!("--set {name}: must be JSON of type {kind}: {error}"))
         })?,
     };
     inputs.insert(name.to_owned(), value);
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn mistakes_name_the_option() {
-        assert!(set("n=five").unwrap_err().starts_with("--set n: expected JSON for a integer"));
+        assert!(set("n=five").unwrap_err().starts_with("--set n: must be JSON of type integer"));
         assert!(set("n").unwrap_err().starts_with("--set n: give NAME=VALUE"));
         assert!(set("t=@/no/file").unwrap_err().contains("/no/file"));
     }
