@@ -1,6 +1,8 @@
 //! `forq status`: one task, with every attempt and why it ended.
 
 use comfy_table::Cell;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::args::OneTask;
 use super::out::{Out, span};
@@ -63,10 +65,25 @@ fn pairs(task: &TaskView) -> Vec<(&'static str, String)> {
             .map(|usage| format!("{} in, {} out", usage.prompt_tokens, usage.completion_tokens)),
     );
     add("cost", task.cost.map(money));
-    add("input", task.input.as_ref().map(|input| input.get().to_owned()));
+    add("input", input(task));
     add("output", task.output.as_ref().map(|output| output.get().to_owned()));
     add("error", task.error.as_ref().map(why));
     pairs
+}
+
+/// As it was submitted; of a run its inputs, without the definition.
+fn input(task: &TaskView) -> Option<String> {
+    #[derive(Deserialize)]
+    struct OfRun<'a> {
+        #[serde(borrow)]
+        inputs: Option<&'a RawValue>,
+    }
+    let input = task.input.as_ref()?.get();
+    if task.kind != workflow::KIND {
+        return Some(input.to_owned());
+    }
+    let inputs = serde_json::from_str::<OfRun<'_>>(input).ok()?.inputs;
+    Some(inputs.map_or("{}", RawValue::get).to_owned())
 }
 
 /// Starts so far, and how many failures there may be. There are more starts after `forq retry`,
