@@ -458,6 +458,24 @@ fn an_error_at_run_time_names_file_step_and_line() {
     let message = text(&run, "/error/message");
     assert!(message.contains("workflow.toml:8: steps.b.input"), "{message}");
     assert!(message.contains("undefined"), "{message}");
+    for (step, said) in [
+        (
+            "input = { argv = ['echo', '{{ 5 }}'] }",
+            "workflow.toml:3: steps.a: exec: input.argv[1]: ",
+        ),
+        (
+            "for_each = '[1, 2]'\nmax = 1\ninput = { argv = ['echo'] }",
+            "workflow.toml:3: steps.a: for_each gives 2 items",
+        ),
+    ] {
+        let step = format!("name = 'late'\n\n[steps.a]\nkind = 'exec'\n{step}\n");
+        std::fs::write(&file, step).unwrap();
+        let run = daemon.until(&submit(&daemon, &file, &[]), "failed");
+        let message = text(&run, "/error/message");
+        assert!(message.contains(said), "{message}");
+    }
+    let status = daemon.ok(&["status", &text(&run, "/id")]);
+    assert!(!status.contains("\"steps\""), "its definition is left out: {status}");
 }
 
 /// What one `forq follow --json` told: of at most `events_max` events, which then is killed.

@@ -117,7 +117,7 @@ impl Flows {
             workflow::Advance::Go(steps) => {
                 let steps: Vec<StepTask> = steps
                     .into_iter()
-                    .map(|step| task_of(step, registry))
+                    .map(|step| task_of(step, &flow.progress, registry))
                     .collect::<Result<_, _>>()?;
                 flow.open += steps.len();
                 if flow.open == 0 {
@@ -174,7 +174,11 @@ impl Flow {
 }
 
 /// A step as a task: checked by its handler, which says what it needs.
-fn task_of(mut step: NewStep, registry: &Registry) -> Result<StepTask, Outcome> {
+fn task_of(
+    mut step: NewStep,
+    progress: &Progress,
+    registry: &Registry,
+) -> Result<StepTask, Outcome> {
     if step.kind == "chat"
         && let Some(expect) = step.expect.take()
     {
@@ -183,7 +187,7 @@ fn task_of(mut step: NewStep, registry: &Registry) -> Result<StepTask, Outcome> 
     }
     let needs = registry.needs(&step.kind, &step.input);
     let needs =
-        needs.map_err(|error| run_failed(format!("step {}: {error}", step.key), Vec::new()))?;
+        needs.map_err(|error| run_failed(progress.problem_at(&step.key, &error), Vec::new()))?;
     Ok(StepTask {
         id: TaskId::new(),
         key: step.key,

@@ -44,10 +44,12 @@ impl Progress {
 
     /// The run has failed.
     pub(super) fn blame(&mut self, i: usize, number: usize, key: Option<String>, why: &str) {
-        let name = self.workflow.steps.get(i).map(|step| step.name.as_str()).unwrap_or_default();
-        let name = key.as_deref().unwrap_or(name);
-        let fatal = Fatal { message: format!("steps.{name}: {why}"), key };
-        self.fatal.insert((i, number), fatal);
+        let message = match (&key, self.workflow.steps.get(i)) {
+            (Some(key), _) => format!("steps.{key}: {why}"),
+            // No task has failed: the file has to be looked at.
+            (None, step) => self.problem_at(step.map_or("", |step| &step.name), why),
+        };
+        self.fatal.insert((i, number), Fatal { message, key });
     }
 
     /// A step has ended, one way or the other: those that wait for it come nearer.

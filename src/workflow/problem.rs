@@ -81,7 +81,7 @@ impl Source {
         if let Some(first) = self.lines.get(path) {
             return Some(first + problem.line.unwrap_or(1).saturating_sub(1));
         }
-        while let Some(end) = path.rfind(['.', '[']) {
+        while let Some(end) = path.rfind(['.', '[', '#']) {
             path = path.get(..end)?;
             if let Some(line) = self.lines.get(path) {
                 return Some(*line);
@@ -105,6 +105,7 @@ mod tests {
             ("steps.plot.prompt", Some(3), "novel.toml:14: steps.plot.prompt: no"),
             ("steps.plot.prompt", None, "novel.toml:12: steps.plot.prompt: no"),
             ("steps.plot.needs[1]", None, "novel.toml:9: steps.plot.needs[1]: no"),
+            ("steps.plot#2", None, "novel.toml:9: steps.plot#2: no"),
             ("name", None, "novel.toml: name: no"),
             ("", None, "novel.toml: no"),
         ] {

@@ -260,7 +260,8 @@ impl Progress {
         let workflow = Arc::clone(&self.workflow);
         let Some(step) = workflow.steps.get(i) else { return Ok(()) };
         if self.begun >= TASKS_MAX {
-            let message = format!("steps.{}: a run has at most {TASKS_MAX} tasks", step.name);
+            let why = format!("a run has at most {TASKS_MAX} tasks");
+            let message = self.problem_at(&step.name, &why);
             self.fatal.insert((i, number), Fatal { message, key: None });
             return Ok(());
         }
@@ -303,6 +304,11 @@ impl Progress {
              input_bytes_max = {}: a lower `concurrency` starts fewer at once",
             self.new_bytes, self.bytes_max
         )
+    }
+
+    /// What is wrong with a step or a task of it, by its key, and where that stands in the file.
+    pub(crate) fn problem_at(&self, key: &str, message: &str) -> String {
+        self.workflow.problem_at(&Problem::new(format!("steps.{key}"), message))
     }
 
     /// What a step's templates see.
