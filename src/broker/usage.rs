@@ -7,6 +7,7 @@ use crate::handler::Needs;
 use crate::protocol::control::UsageBy;
 use crate::protocol::link::Run;
 use crate::task::{NewTask, QUEUE_DEFAULT};
+use crate::worker::handlers::workflow;
 
 use super::budget::{Books, day_of};
 use super::clients::ReplyTo;
@@ -35,7 +36,9 @@ impl Core {
     /// Why a task is not accepted today, one sentence. One that calls nobody costs nothing.
     pub(super) fn over_budget(&self, task: &NewTask) -> Option<String> {
         let Needs { gate, agent, .. } = &task.needs;
-        if gate.is_empty() {
+        // A run calls nobody itself. Which of its steps will, and for whom, is not known yet: they are
+        // part of a run that was accepted.
+        if gate.is_empty() && task.kind != workflow::KIND {
             return None;
         }
         let queue = task.queue.as_deref().unwrap_or(QUEUE_DEFAULT);
