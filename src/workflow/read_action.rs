@@ -95,6 +95,10 @@ fn read_input(table: &Table<'_>, scope: Names, draft: &mut Draft) -> Shape {
                 if fields.iter().any(|(given, _)| given == name) {
                     draft.problem(format!("{path}.{name}"), "is given twice: beside input, too");
                 }
+                if name == "expect" && table.has("expect") {
+                    let why = "is given twice: the step has its own";
+                    draft.problem(format!("{path}.{name}"), why);
+                }
                 fields.push((name.clone(), draft.shape(&format!("{path}.{name}"), value, scope)));
             }
         }

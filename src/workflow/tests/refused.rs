@@ -36,6 +36,10 @@ fn keys_and_values_are_checked() {
         ("[steps.a]\ntimeout = '0s'", "steps.a.timeout: must be at least 1ms"),
         ("[steps.a]\ninput = []", "steps.a.input: must be a table"),
         ("[steps.a]\nprompt = ''\ninput.prompt = ''", "steps.a.input.prompt: is given twice"),
+        (
+            "[steps.a]\nexpect.json = true\ninput.expect.json = true",
+            "steps.a.input.expect: is given twice: the step has its own",
+        ),
         ("[steps.a]\nset = {}", "steps.a.set: is for kind = \"workflow\""),
         ("[steps.a]\nkind = 'workflow'", "steps.a.workflow: is missing: which workflow?"),
         ("[steps.a]\nneeds = 'b'", "steps.a.needs: must be a list of texts"),
