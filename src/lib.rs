@@ -17,6 +17,7 @@ mod cgroup;
 mod expect;
 mod guard;
 mod master;
+mod templates;
 mod worker;
 mod workflow;
 

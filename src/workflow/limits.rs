@@ -27,8 +27,6 @@ pub(super) const TEMPLATE_STEPS_MAX: u64 = 1_000_000;
 /// Bytes of code in one template: each few could put a list into another, and what is nested
 /// thousandfold takes a worker's stack.
 pub(super) const CODE_BYTES_MAX: usize = 8 << 10;
-/// Bytes that one template may bring forth.
-pub(super) const RENDERED_BYTES_MAX: usize = 16 << 20;
 /// Bytes of the idempotency key of a step, as of any task.
 pub(crate) const KEY_BYTES_MAX: usize = 256;
 /// What a task takes on its way besides its texts: names and numbers.

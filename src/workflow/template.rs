@@ -1,16 +1,12 @@
 //! The engine: every template of a workflow, compiled once.
 
-use std::io::{self, Write};
-
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Kwargs;
-use minijinja::{
-    AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value, context, filters,
-};
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, context};
 use sha2::{Digest, Sha256};
 
-use super::limits::{RENDERED_BYTES_MAX, TEMPLATE_STEPS_MAX};
+use super::limits::TEMPLATE_STEPS_MAX;
 use super::problem::Problem;
+use crate::templates::{self, defined};
 
 /// What an expression's value is called inside of the engine.
 const VALUE: &str = "it";
@@ -28,10 +24,8 @@ pub(super) struct Templates(Environment<'static>);
 
 impl Templates {
     pub(super) fn new() -> Self {
-        let mut engine = Environment::new();
+        let mut engine = templates::engine(TEMPLATE_STEPS_MAX);
         engine.set_undefined_behavior(UndefinedBehavior::Strict);
-        engine.set_auto_escape_callback(|_| AutoEscape::None);
-        engine.set_fuel(Some(TEMPLATE_STEPS_MAX));
         if let Ok(syntax) = SyntaxConfig::builder().keep_trailing_newline(true).build() {
             engine.set_syntax(syntax);
         }
@@ -40,11 +34,6 @@ impl Templates {
         // A loop could put a list into a list with it, without end: that takes the stack.
         engine.remove_global("namespace");
         engine.add_filter(GIVEN, |value: Value| defined(&value).cloned());
-        // These two take what is undefined for nothing however strict the engine is.
-        engine.add_filter("urlencode", |value: Value| filters::urlencode(defined(&value)?));
-        engine.add_filter("tojson", |value: Value, indent: Option<Value>, args: Kwargs| {
-            filters::tojson(defined(&value)?, indent, args)
-        });
         engine.add_filter("sha256", |text: &str| sha256(text));
         Self(engine)
     }
@@ -106,10 +95,9 @@ impl Templates {
     /// Renders text.
     pub(super) fn text(&self, template: &Template, scope: &Value) -> Result<String, Problem> {
         let failed = |error: Error| problem(&template.0, &error);
-        let mut text = Bounded(Vec::new());
         let compiled = self.0.get_template(&template.0).map_err(failed)?;
-        compiled.render_captured_to(scope.clone(), &mut text).map_err(failed)?;
-        String::from_utf8(text.0).map_err(|error| Problem::new(&*template.0, error.to_string()))
+        let text = templates::render(compiled, scope.clone()).map_err(failed)?;
+        String::from_utf8(text).map_err(|error| Problem::new(&*template.0, error.to_string()))
     }
 
     /// Works out an expression. Never undefined.
@@ -126,14 +114,6 @@ fn sha256(text: &str) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The engine names what is undefined in the error of such a look into it.
-fn defined(value: &Value) -> Result<&Value, Error> {
-    if value.is_undefined() {
-        value.get_attr("")?;
-    }
-    Ok(value)
-}
-
 fn problem(path: &str, error: &Error) -> Problem {
     let kind = error.kind();
     let message = match error.detail() {
@@ -145,23 +125,6 @@ fn problem(path: &str, error: &Error) -> Problem {
         None => kind.to_string(),
     };
     Problem::new(path, message).in_line(error.line())
-}
-
-/// Takes what is written until it is too much.
-struct Bounded(Vec<u8>);
-
-impl Write for Bounded {
-    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
-        if self.0.len() + piece.len() > RENDERED_BYTES_MAX {
-            return Err(io::Error::other(format!("more than {RENDERED_BYTES_MAX} bytes")));
-        }
-        self.0.extend_from_slice(piece);
-        Ok(piece.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -1,18 +1,14 @@
 //! What is sent to services: templates of the configuration, with the parameters of a task in them.
 
-use std::io::{self, Write};
 use std::rc::Rc;
 
-use minijinja::value::{Kwargs, Serde};
-use minijinja::{
-    AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value, context, filters,
-};
+use minijinja::value::Serde;
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, context};
 use serde_json::Map;
 
 use super::services::{Service, Tool};
+use crate::templates;
 
-/// What a template may bring forth, in bytes.
-const RENDERED_BYTES_MAX: usize = 16 << 20;
 /// Steps that a template may take: loops over what a task sends must not hold up a loop of ours.
 const STEPS_MAX: u64 = 100_000;
 /// The one name that a template is given.
@@ -55,34 +51,17 @@ impl Templates {
     ) -> Result<String, String> {
         let failed = |error: Error| format!("input.params: {}, in {name}", reason(&error));
         let template = self.0.get_template(name).map_err(failed)?;
-        let mut text = Bounded(Vec::new());
         let params = context! { params => Value::from(Serde(params)) };
-        template.render_captured_to(params, &mut text).map_err(failed)?;
-        String::from_utf8(text.0).map_err(|error| format!("{name}: {error}"))
+        let text = templates::render(template, params).map_err(failed)?;
+        String::from_utf8(text).map_err(|error| format!("{name}: {error}"))
     }
 }
 
 /// One that takes what is undefined for nothing: so more of a template is seen on trial.
 fn engine() -> Environment<'static> {
-    let mut engine = Environment::new();
+    let mut engine = templates::engine(STEPS_MAX);
     engine.set_undefined_behavior(UndefinedBehavior::Chainable);
-    // What is sent is no HTML, whatever the name of a service ends with.
-    engine.set_auto_escape_callback(|_| AutoEscape::None);
-    engine.set_fuel(Some(STEPS_MAX));
-    // These two take what is undefined for nothing however strict the engine is.
-    engine.add_filter("urlencode", |value: Value| filters::urlencode(defined(&value)?));
-    engine.add_filter("tojson", |value: Value, indent: Option<Value>, args: Kwargs| {
-        filters::tojson(defined(&value)?, indent, args)
-    });
     engine
-}
-
-/// The error names what is undefined: this is how the engine does it, too.
-fn defined(value: &Value) -> Result<&Value, Error> {
-    if value.is_undefined() {
-        value.get_attr("")?;
-    }
-    Ok(value)
 }
 
 /// A template that asks for anything else than parameters would fail each time.
@@ -138,29 +117,13 @@ fn reason(error: &Error) -> String {
     }
 }
 
-/// Takes what is written until it is too much.
-struct Bounded(Vec<u8>);
-
-impl Write for Bounded {
-    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
-        if self.0.len() + piece.len() > RENDERED_BYTES_MAX {
-            return Err(io::Error::other(format!("more than {RENDERED_BYTES_MAX} bytes")));
-        }
-        self.0.extend_from_slice(piece);
-        Ok(piece.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::super::tests::tools;
     use super::*;
+    use crate::templates::RENDERED_BYTES_MAX;
 
     fn service(text: &str) -> Result<Templates, String> {
         let tools = tools(&format!("[tools.t]\nchain = ['s']\n[tools.t.services.s]\n{text}"));
